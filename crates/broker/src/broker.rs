@@ -1,0 +1,355 @@
+//! The broker's state, its life, and which part answers which request.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use herdsman_host::{Clock, Disk};
+use herdsman_log::{Log, LogConfig, LogError, Recovery, TopicMeta};
+use herdsman_record::TopicPartition;
+use herdsman_wire::kafka_protocol::ResponseError;
+use herdsman_wire::kafka_protocol::messages::{RequestKind, SaslHandshakeResponse};
+use herdsman_wire::request::api_versions;
+use herdsman_wire::{Handler, Limits, Peer, Reply, Request};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::BrokerError;
+use crate::dedupe::MEMORY_BYTES_DEFAULT;
+use crate::group::{Coordinator, GroupConfig, OFFSETS_TOPIC, OffsetStore};
+use crate::groups_api::Waiting;
+use crate::topic::{Topic, Topics, lock};
+
+/// Bytes of `__consumer_offsets` read at a time while opening.
+const REPLAY_BYTES: usize = 4 << 20;
+/// How often group deadlines are looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// Ticks between two rounds of retention and `flush.ms`.
+const TICKS_PER_MAINTENANCE: u32 = 20;
+
+/// Settings of the broker, in Kafka's words.
+#[derive(Debug, Clone)]
+pub struct BrokerConfig {
+    /// `node.id`.
+    pub node_id: i32,
+    /// Cluster id told to clients.
+    pub cluster_id: String,
+    /// `auto.create.topics.enable`.
+    pub auto_create_topics: bool,
+    /// `num.partitions`: partitions of a topic created without a count.
+    pub num_partitions: i32,
+    /// Host and port told to clients; `None`: the address each client reached us at.
+    pub advertised: Option<(String, u16)>,
+    /// `fetch.max.bytes`: cap of one fetch answer.
+    pub fetch_bytes_max: usize,
+    /// Memory of one topic's event-id window, bytes; a topic's `herdsman.dedupe.memory.bytes` goes before it.
+    pub dedupe_memory_bytes: usize,
+    /// Size of `__consumer_offsets` at which it is compacted, bytes.
+    pub offsets_bytes_max: u64,
+    /// Limits of consumer groups.
+    pub groups: GroupConfig,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self {
+            node_id: 1,
+            cluster_id: "herdsman".to_owned(),
+            auto_create_topics: true,
+            num_partitions: 1,
+            advertised: None,
+            fetch_bytes_max: 57_671_680,
+            dedupe_memory_bytes: MEMORY_BYTES_DEFAULT,
+            offsets_bytes_max: 64 << 20,
+            groups: GroupConfig::default(),
+        }
+    }
+}
+
+/// A broker over one data folder.
+pub struct Broker {
+    pub(crate) log: Arc<Log>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) config: BrokerConfig,
+    pub(crate) topics: RwLock<Topics>,
+    /// Serialises changes of topics, so that what is remembered of them matches the log.
+    pub(crate) topic_changes: Mutex<()>,
+    pub(crate) groups: Mutex<Coordinator>,
+    pub(crate) offsets: Mutex<OffsetStore>,
+    pub(crate) waiting: Mutex<HashMap<u64, Waiting>>,
+    pub(crate) tickets: AtomicU64,
+    next_producer_id: AtomicI64,
+    /// Bytes all committed offsets took when they were last written anew.
+    pub(crate) compacted_bytes: AtomicU64,
+    /// Newest instance of each committer id.
+    pub(crate) fences: Mutex<HashMap<String, u64>>,
+}
+
+impl Broker {
+    /// Opens the data folder `dir` and serves what is in it.
+    ///
+    /// # Errors
+    /// What [`Log::open`] refuses, and records that cannot be read back into offsets or event-id windows.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        clock: Arc<dyn Clock>,
+        log_config: LogConfig,
+        config: BrokerConfig,
+    ) -> Result<(Self, Recovery), BrokerError> {
+        let (log, recovery) = Log::open(disk, dir, Arc::clone(&clock), log_config)?;
+        Ok((Self::over(Arc::new(log), clock, config)?, recovery))
+    }
+
+    /// A broker over an open log. Reads committed offsets and event-id windows back from it.
+    pub fn over(log: Arc<Log>, clock: Arc<dyn Clock>, config: BrokerConfig) -> Result<Self, BrokerError> {
+        let now_ms = clock.now_ms();
+        let mut topics = Topics::default();
+        for meta in log.topics() {
+            topics.insert(Topic::open(&log, meta, None, config.dedupe_memory_bytes, now_ms)?);
+        }
+        let offsets = load_offsets(&log)?;
+        let groups = Coordinator::new(config.groups.clone());
+        Ok(Self {
+            log,
+            clock,
+            config,
+            topics: RwLock::new(topics),
+            topic_changes: Mutex::new(()),
+            groups: Mutex::new(groups),
+            offsets: Mutex::new(offsets),
+            waiting: Mutex::default(),
+            tickets: AtomicU64::new(1),
+            // later than every id given out before a restart: at most 1,024 ids a millisecond are given on average
+            next_producer_id: AtomicI64::new(now_ms.saturating_mul(1024)),
+            compacted_bytes: AtomicU64::new(0),
+            fences: Mutex::default(),
+        })
+    }
+
+    /// The log below.
+    #[must_use]
+    pub fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    /// What an acknowledgement means, for the ready line.
+    #[must_use]
+    pub fn url_line(&self) -> String {
+        "acks=all: on disk after a process kill; after a power cut at most flush.ms (1 s) of records may be gone, \
+         none with flush.messages=1"
+            .to_owned()
+    }
+
+    pub(crate) fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.topics.read().unwrap_or_else(PoisonError::into_inner).by_name.get(name).cloned()
+    }
+
+    pub(crate) fn topic_by_id(&self, id: [u8; 16]) -> Option<Arc<Topic>> {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        topics.names.get(&id).and_then(|name| topics.by_name.get(name)).cloned()
+    }
+
+    pub(crate) fn all_topics(&self) -> Vec<Arc<Topic>> {
+        self.topics.read().unwrap_or_else(PoisonError::into_inner).by_name.values().cloned().collect()
+    }
+
+    pub(crate) fn known_topic(&self, at: &TopicPartition) -> Result<Arc<Topic>, BrokerError> {
+        let topic = self.topic(&at.topic).ok_or_else(|| BrokerError::UnknownTopicPartition(at.clone()))?;
+        topic.partition(at.partition)?;
+        Ok(topic)
+    }
+
+    /// Creates a topic. Errors: it exists, or name, count or a config is refused.
+    pub fn create_topic(
+        &self,
+        name: &str,
+        partitions: i32,
+        configs: &BTreeMap<String, String>,
+    ) -> Result<TopicMeta, BrokerError> {
+        let _changing = lock(&self.topic_changes);
+        let meta = self.log.create_topic(name, partitions, configs)?;
+        self.refresh(name)?;
+        Ok(meta)
+    }
+
+    /// Deletes a topic, its records and the offsets committed for it.
+    pub fn delete_topic(&self, name: &str) -> Result<(), BrokerError> {
+        if name.starts_with("__") {
+            return Err(BrokerError::InternalTopic(name.to_owned()));
+        }
+        let _changing = lock(&self.topic_changes);
+        self.log.delete_topic(name)?;
+        self.refresh(name)?;
+        let orphans = lock(&self.offsets).of_topic(name);
+        for (group, at) in orphans {
+            self.write_offsets(&group, &[(at, None)])?;
+        }
+        Ok(())
+    }
+
+    /// Grows a topic to `total` partitions.
+    pub fn add_partitions(&self, name: &str, total: i32) -> Result<(), BrokerError> {
+        let _changing = lock(&self.topic_changes);
+        self.log.add_partitions(name, total)?;
+        self.refresh(name)
+    }
+
+    /// Replaces the configs a topic has set.
+    pub fn alter_configs(&self, name: &str, configs: &BTreeMap<String, String>) -> Result<(), BrokerError> {
+        let _changing = lock(&self.topic_changes);
+        self.log.alter_configs(name, configs)?;
+        self.refresh(name)
+    }
+
+    /// Takes over what the log now says of a topic.
+    fn refresh(&self, name: &str) -> Result<(), BrokerError> {
+        let before = self.topic(name);
+        let now = match self.log.topic(name) {
+            Some(meta) => {
+                let memory = self.config.dedupe_memory_bytes;
+                Some(Topic::open(&self.log, meta, before.as_deref(), memory, self.clock.now_ms())?)
+            }
+            None => None,
+        };
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        topics.remove(name);
+        if let Some(topic) = now {
+            topics.insert(topic);
+        }
+        Ok(())
+    }
+
+    /// A producer id that no producer of this data folder has had.
+    pub(crate) fn fresh_producer_id(&self) -> i64 {
+        self.next_producer_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Retention, `flush.ms`, checkpoints, compaction of committed offsets. [`Broker::serve`] does it once a second; without it the owner must.
+    pub fn maintain(&self) -> Result<(), BrokerError> {
+        self.compact_offsets()?;
+        self.log.maintain(self.clock.now_ms())?;
+        Ok(())
+    }
+
+    /// Makes everything durable.
+    pub fn sync(&self) -> Result<(), LogError> {
+        self.log.sync()
+    }
+
+    /// Serves Kafka clients on `listener` until `shutdown` turns true: requests, group deadlines, maintenance.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        limits: Limits,
+        shutdown: watch::Receiver<bool>,
+    ) -> std::io::Result<()> {
+        let serving = herdsman_wire::serve(listener, Arc::clone(&self), limits, shutdown);
+        tokio::pin!(serving);
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = 0_u32;
+        loop {
+            tokio::select! {
+                done = &mut serving => return done,
+                _ = tick.tick() => {
+                    self.tick_groups();
+                    ticks = ticks.wrapping_add(1);
+                    if ticks.is_multiple_of(TICKS_PER_MAINTENANCE) {
+                        let broker = Arc::clone(&self);
+                        let done = tokio::task::spawn_blocking(move || broker.maintain()).await;
+                        if let Ok(Err(error)) = done {
+                            tracing::error!(%error, "maintenance failed");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers one request.
+    pub(crate) async fn answer(&self, peer: &Peer, request: Request) -> Reply {
+        let version = request.head.api_version;
+        let client = request.head.client_id.as_ref().map_or("", |id| id.as_str()).to_owned();
+        match request.body {
+            RequestKind::Produce(body) => self.on_produce(body),
+            RequestKind::Fetch(body) => self.on_fetch(body, version).await,
+            RequestKind::ListOffsets(body) => Reply::message(self.on_list_offsets(body, version)),
+            RequestKind::Metadata(body) => Reply::message(self.on_metadata(peer, body, version)),
+            RequestKind::OffsetCommit(body) => Reply::message(self.on_offset_commit(body)),
+            RequestKind::OffsetFetch(body) => Reply::message(self.on_offset_fetch(body, version)),
+            RequestKind::OffsetDelete(body) => Reply::message(self.on_offset_delete(body)),
+            RequestKind::FindCoordinator(body) => {
+                Reply::message(self.on_find_coordinator(peer, body, version))
+            }
+            RequestKind::JoinGroup(body) => self.on_join_group(peer, client, body, version).await,
+            RequestKind::SyncGroup(body) => self.on_sync_group(body, version).await,
+            RequestKind::Heartbeat(body) => Reply::message(self.on_heartbeat(body)),
+            RequestKind::LeaveGroup(body) => Reply::message(self.on_leave_group(body, version)),
+            RequestKind::ListGroups(body) => Reply::message(self.on_list_groups(body, version)),
+            RequestKind::DescribeGroups(body) => Reply::message(self.on_describe_groups(body, version)),
+            RequestKind::DeleteGroups(body) => Reply::message(self.on_delete_groups(body)),
+            RequestKind::CreateTopics(body) => Reply::message(self.on_create_topics(body, version)),
+            RequestKind::DeleteTopics(body) => Reply::message(self.on_delete_topics(body, version)),
+            RequestKind::CreatePartitions(body) => Reply::message(self.on_create_partitions(body)),
+            RequestKind::DeleteRecords(body) => Reply::message(self.on_delete_records(body)),
+            RequestKind::DescribeConfigs(body) => Reply::message(self.on_describe_configs(body, version)),
+            RequestKind::AlterConfigs(body) => Reply::message(self.on_alter_configs(body)),
+            RequestKind::IncrementalAlterConfigs(body) => Reply::message(self.on_incremental_alter(body)),
+            RequestKind::DescribeCluster(body) => {
+                Reply::message(self.on_describe_cluster(peer, &body, version))
+            }
+            RequestKind::DescribeTopicPartitions(body) => Reply::message(self.on_describe_topics(body)),
+            RequestKind::InitProducerId(body) => Reply::message(self.on_init_producer_id(&body)),
+            RequestKind::OffsetForLeaderEpoch(body) => Reply::message(self.on_leader_epoch(body)),
+            RequestKind::ApiVersions(_) => Reply::message(api_versions(None)),
+            RequestKind::SaslHandshake(_) => Reply::message(
+                SaslHandshakeResponse::default()
+                    .with_error_code(ResponseError::UnsupportedSaslMechanism.code()),
+            ),
+            _ => Reply::Close,
+        }
+    }
+}
+
+impl Handler for Broker {
+    async fn handle(&self, peer: Arc<Peer>, request: Request) -> Reply {
+        self.answer(&peer, request).await
+    }
+}
+
+impl Topics {
+    fn insert(&mut self, topic: Topic) {
+        let name = Arc::clone(&topic.meta.name);
+        self.names.insert(topic.meta.id.0, Arc::clone(&name));
+        self.by_name.insert(name, Arc::new(topic));
+    }
+
+    fn remove(&mut self, name: &str) {
+        if let Some(topic) = self.by_name.remove(name) {
+            self.names.remove(&topic.meta.id.0);
+        }
+    }
+}
+
+fn load_offsets(log: &Log) -> Result<OffsetStore, BrokerError> {
+    let mut store = OffsetStore::new();
+    let Some(meta) = log.topic(OFFSETS_TOPIC) else { return Ok(store) };
+    for partition in 0..meta.partitions {
+        let at = TopicPartition::new(OFFSETS_TOPIC, partition);
+        let (mut next, end) = log.offsets(&at)?;
+        while next < end {
+            let out = log.read(&at, next, REPLAY_BYTES)?;
+            let Some(last) = out.batches.last() else { break };
+            next = last.next_offset();
+            for batch in &out.batches {
+                store
+                    .load(batch)
+                    .map_err(|source| BrokerError::Corrupt { topic_partition: at.clone(), source })?;
+            }
+        }
+    }
+    Ok(store)
+}

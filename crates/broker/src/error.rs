@@ -1,0 +1,222 @@
+//! What the broker refuses and why; the one place where a reason becomes a Kafka error code.
+
+use herdsman_log::LogError;
+use herdsman_record::{RecordError, TopicPartition};
+use kafka_protocol::ResponseError;
+
+use crate::dedupe::IdError;
+use crate::group::GroupError;
+
+/// A refusal.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BrokerError {
+    /// No such topic or partition.
+    #[error("no topic partition {0}: create the topic first")]
+    UnknownTopicPartition(TopicPartition),
+    /// No topic has this id.
+    #[error("no topic has the id asked for: refresh the metadata")]
+    UnknownTopicId,
+    /// A batch above `max.message.bytes`.
+    #[error(
+        "{} of {} bytes, max.message.bytes of {topic} is {}: raise it for {topic}, or send a link to the bytes",
+        if *records == 1 { "record" } else { "record batch" }, thousands(*bytes), thousands(*limit)
+    )]
+    MessageTooLarge {
+        /// The topic.
+        topic: String,
+        /// Size of the batch, bytes.
+        bytes: usize,
+        /// The limit, bytes.
+        limit: usize,
+        /// Records in the batch.
+        records: usize,
+    },
+    /// A checksum, a codec or a length is wrong.
+    #[error("{topic_partition}: {source}")]
+    Corrupt {
+        /// Where it was sent.
+        topic_partition: TopicPartition,
+        /// What is wrong.
+        source: RecordError,
+    },
+    /// The batch is whole but breaks a rule.
+    #[error("{topic_partition}: {reason}")]
+    InvalidRecord {
+        /// Where it was sent.
+        topic_partition: TopicPartition,
+        /// Which rule.
+        reason: String,
+    },
+    /// A timestamp too far from this clock.
+    #[error("{0}")]
+    InvalidTimestamp(String),
+    /// An idempotent producer skipped a sequence number.
+    #[error(
+        "{topic_partition}: producer {producer_id} sent sequence {got}, expected {expected}: resend from {expected}"
+    )]
+    OutOfOrderSequence {
+        /// Where.
+        topic_partition: TopicPartition,
+        /// Producer id.
+        producer_id: i64,
+        /// Sequence expected.
+        expected: i32,
+        /// Sequence sent.
+        got: i32,
+    },
+    /// An older producer of this id.
+    #[error(
+        "{topic_partition}: producer {producer_id} has epoch {current}, sent {got}: a newer one took over"
+    )]
+    InvalidProducerEpoch {
+        /// Where.
+        topic_partition: TopicPartition,
+        /// Producer id.
+        producer_id: i64,
+        /// Epoch known.
+        current: i16,
+        /// Epoch sent.
+        got: i16,
+    },
+    /// Transactions are not served.
+    #[error(
+        "transactions are not served by this version: use an idempotent producer without transactional.id"
+    )]
+    TransactionsNotServed,
+    /// A request that contradicts itself.
+    #[error("{0}")]
+    InvalidRequest(String),
+    /// `acks` other than −1, 0, 1.
+    #[error("acks={0}: use 0, 1 or all")]
+    InvalidRequiredAcks(i16),
+    /// The replication factor asked for.
+    #[error("replication factor {0}: this cluster has 1 broker")]
+    InvalidReplicationFactor(i16),
+    /// A configuration refused.
+    #[error("{0}")]
+    InvalidConfig(String),
+    /// An internal topic may not be changed.
+    #[error("{0} is internal: clients may read it only")]
+    InternalTopic(String),
+    /// The log refused.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The group coordinator refused.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+}
+
+impl BrokerError {
+    /// Wraps what the id reader found.
+    pub(crate) fn from_ids(error: IdError, topic_partition: &TopicPartition) -> Self {
+        let topic_partition = topic_partition.clone();
+        match error {
+            IdError::Record(source) => Self::Corrupt { topic_partition, source },
+            other => Self::InvalidRecord { topic_partition, reason: other.to_string() },
+        }
+    }
+
+    /// The Kafka error that says this.
+    #[must_use]
+    pub fn response_error(&self) -> ResponseError {
+        match self {
+            Self::UnknownTopicPartition(_) => ResponseError::UnknownTopicOrPartition,
+            Self::UnknownTopicId => ResponseError::UnknownTopicId,
+            Self::MessageTooLarge { .. } => ResponseError::MessageTooLarge,
+            Self::Corrupt { source, .. } => of_record(source),
+            Self::InvalidRecord { .. } => ResponseError::InvalidRecord,
+            Self::InvalidTimestamp(_) => ResponseError::InvalidTimestamp,
+            Self::OutOfOrderSequence { .. } => ResponseError::OutOfOrderSequenceNumber,
+            Self::InvalidProducerEpoch { .. } => ResponseError::InvalidProducerEpoch,
+            Self::TransactionsNotServed | Self::InvalidRequest(_) => ResponseError::InvalidRequest,
+            Self::InvalidRequiredAcks(_) => ResponseError::InvalidRequiredAcks,
+            Self::InvalidReplicationFactor(_) => ResponseError::InvalidReplicationFactor,
+            Self::InvalidConfig(_) => ResponseError::InvalidConfig,
+            Self::InternalTopic(_) => ResponseError::InvalidTopicException,
+            Self::Log(error) => of_log(error),
+            Self::Group(error) => of_group(*error),
+        }
+    }
+
+    /// Its number on the wire.
+    #[must_use]
+    pub fn code(&self) -> i16 {
+        self.response_error().code()
+    }
+}
+
+fn of_record(error: &RecordError) -> ResponseError {
+    match error {
+        RecordError::Crc { .. } | RecordError::Truncated { .. } | RecordError::Decompress { .. } => {
+            ResponseError::CorruptMessage
+        }
+        RecordError::Magic(_) => ResponseError::UnsupportedForMessageFormat,
+        RecordError::Codec(_) => ResponseError::UnsupportedCompressionType,
+        _ => ResponseError::InvalidRecord,
+    }
+}
+
+fn of_log(error: &LogError) -> ResponseError {
+    match error {
+        LogError::UnknownTopic { .. } | LogError::UnknownPartition { .. } => {
+            ResponseError::UnknownTopicOrPartition
+        }
+        LogError::TopicExists(_) => ResponseError::TopicAlreadyExists,
+        LogError::InvalidName { .. } => ResponseError::InvalidTopicException,
+        LogError::InvalidPartitions { .. } => ResponseError::InvalidPartitions,
+        LogError::UnknownConfig { .. } | LogError::InvalidConfig { .. } => ResponseError::InvalidConfig,
+        LogError::OffsetOutOfRange { .. } => ResponseError::OffsetOutOfRange,
+        LogError::Record(error) => of_record(error),
+        _ => ResponseError::KafkaStorageError,
+    }
+}
+
+fn of_group(error: GroupError) -> ResponseError {
+    match error {
+        GroupError::InvalidGroupId => ResponseError::InvalidGroupId,
+        GroupError::InvalidSessionTimeout => ResponseError::InvalidSessionTimeout,
+        GroupError::UnknownMember => ResponseError::UnknownMemberId,
+        GroupError::MemberIdRequired => ResponseError::MemberIdRequired,
+        GroupError::FencedInstance => ResponseError::FencedInstanceId,
+        GroupError::IllegalGeneration => ResponseError::IllegalGeneration,
+        GroupError::InconsistentProtocol => ResponseError::InconsistentGroupProtocol,
+        GroupError::RebalanceInProgress => ResponseError::RebalanceInProgress,
+        GroupError::GroupFull => ResponseError::GroupMaxSizeReached,
+        GroupError::NotEmpty => ResponseError::NonEmptyGroup,
+        GroupError::NotFound => ResponseError::GroupIdNotFound,
+    }
+}
+
+/// `1048588` as `1,048,588`.
+fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_giant_message_is_told_its_size_and_the_limit() {
+        let error = BrokerError::MessageTooLarge {
+            topic: "t1".into(),
+            bytes: 3_000_012,
+            limit: 1_048_588,
+            records: 1,
+        };
+        assert_eq!(
+            error.to_string(),
+            "record of 3,000,012 bytes, max.message.bytes of t1 is 1,048,588: raise it for t1, or send a link to the bytes"
+        );
+        assert_eq!(error.code(), 10);
+    }
+}

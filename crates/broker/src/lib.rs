@@ -1,0 +1,33 @@
+//! What each Kafka request means, sans socket: produce, fetch, topics, groups, event ids.
+//!
+//! [`Broker`] owns the log and decides; `herdsman_wire` brings requests and takes answers. [`EmbeddedBus`] is the same
+//! broker as the house's own event bus, without a socket. Reading order: `broker` (state and dispatch), `produce`,
+//! `fetch`, `group`, `dedupe`, then the admin files. Errors become Kafka error codes in `error` only.
+
+pub mod admin;
+pub mod broker;
+pub mod committed;
+pub mod configs;
+pub mod dedupe;
+pub mod embedded;
+pub mod error;
+pub mod fetch;
+pub mod group;
+pub mod groups_api;
+pub mod metadata;
+pub mod metrics;
+pub mod offsets;
+
+pub mod produce;
+pub mod rebuild;
+
+mod producers;
+#[cfg(test)]
+mod tests;
+mod topic;
+
+pub use broker::{Broker, BrokerConfig};
+pub use embedded::EmbeddedBus;
+pub use error::BrokerError;
+pub use metrics::{BrokerMetrics, TopicMetrics};
+pub use produce::ProduceOutcome;

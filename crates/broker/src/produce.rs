@@ -1,0 +1,333 @@
+//! Produce: check once, drop what the event-id window has seen, append.
+//!
+//! Order of locks: producers of the partition, then the topic's event ids, then the log. Ids are read before any lock.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use herdsman_record::{Batch, EventId, Header, TopicPartition};
+use herdsman_wire::Reply;
+use herdsman_wire::kafka_protocol::messages::produce_response::{
+    BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
+};
+use herdsman_wire::kafka_protocol::messages::{
+    InitProducerIdRequest, InitProducerIdResponse, ProduceRequest, ProduceResponse, ProducerId,
+};
+use herdsman_wire::kafka_protocol::protocol::StrBytes;
+
+use crate::dedupe::Extractor;
+use crate::producers::Verdict;
+use crate::rebuild::keep_fresh;
+use crate::topic::{Topic, TopicDedupe, lock, replay_producers};
+use crate::{Broker, BrokerError};
+
+/// Answer to one batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProduceOutcome {
+    /// Offset of the first record written; the end of the log if none was.
+    pub base_offset: i64,
+    /// Records written.
+    pub accepted: u32,
+    /// Records dropped because their event id is in the topic's window.
+    pub duplicates: u32,
+    /// Append time if the topic stamps it, else −1, ms since the Unix epoch.
+    pub append_time_ms: i64,
+}
+
+/// Runs what may wait for a disk without holding up other connections.
+fn off_the_reactor<T>(wait: bool, work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    let threaded =
+        Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if wait && threaded { tokio::task::block_in_place(work) } else { work() }
+}
+
+impl Broker {
+    /// Checks and appends one batch as if a client had sent it.
+    ///
+    /// # Errors
+    /// The batch is damaged, too large, out of sequence or too far from the clock; the topic is unknown; the log refuses.
+    pub fn produce(&self, at: &TopicPartition, batch: Batch) -> Result<ProduceOutcome, BrokerError> {
+        let topic = self.known_topic(at)?;
+        let bytes = batch.bytes().len() as u64;
+        let outcome = off_the_reactor(topic.waits_for_disk, || self.append(&topic, at, batch))?;
+        let counters = &topic.counters;
+        counters.produced_records.fetch_add(u64::from(outcome.accepted), Ordering::Relaxed);
+        counters.duplicates.fetch_add(u64::from(outcome.duplicates), Ordering::Relaxed);
+        counters.produced_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(outcome)
+    }
+
+    fn append(
+        &self,
+        topic: &Topic,
+        at: &TopicPartition,
+        batch: Batch,
+    ) -> Result<ProduceOutcome, BrokerError> {
+        let header = batch.header();
+        let now_ms = self.clock.now_ms();
+        check_header(topic, at, &header, now_ms)?;
+        batch.check_crc().map_err(|source| BrokerError::Corrupt { topic_partition: at.clone(), source })?;
+        let ids = check_records(topic, at, &batch, &header)?;
+        let stamped = topic.log_append_time.then_some(now_ms);
+        if header.producer_id < 0 {
+            return self.write(topic, at, batch, &header, ids.as_deref(), now_ms, stamped);
+        }
+        let index = usize::try_from(at.partition).unwrap_or(usize::MAX);
+        let slot =
+            topic.producers.get(index).ok_or_else(|| BrokerError::UnknownTopicPartition(at.clone()))?;
+        let mut slot = lock(slot);
+        let producers = match &mut *slot {
+            Some(producers) => producers,
+            empty @ None => empty.insert(replay_producers(&self.log, at)?),
+        };
+        if let Verdict::Duplicate(base_offset) = producers.check(&header, at)? {
+            let append_time_ms = stamped.unwrap_or(-1);
+            return Ok(ProduceOutcome { base_offset, accepted: 0, duplicates: 0, append_time_ms });
+        }
+        let outcome = self.write(topic, at, batch, &header, ids.as_deref(), now_ms, stamped)?;
+        producers.record(&header, outcome.base_offset);
+        Ok(outcome)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one step of `append`, split off for reading")]
+    fn write(
+        &self,
+        topic: &Topic,
+        at: &TopicPartition,
+        batch: Batch,
+        header: &Header,
+        ids: Option<&[EventId]>,
+        now_ms: i64,
+        stamped: Option<i64>,
+    ) -> Result<ProduceOutcome, BrokerError> {
+        let stamp = |batch: Batch| match stamped {
+            Some(now_ms) => batch.with_append_time(now_ms),
+            None => batch,
+        };
+        let append_time_ms = stamped.unwrap_or(-1);
+        let records = u32::try_from(header.record_count).unwrap_or(0);
+        let (Some(dedupe), Some(ids)) = (topic.dedupe.as_deref(), ids) else {
+            let base_offset = self.log.append(at, stamp(batch))?;
+            return Ok(ProduceOutcome { base_offset, accepted: records, duplicates: 0, append_time_ms });
+        };
+        // held until the log has the batch: an id is remembered if and only if its record is written
+        let mut seen = lock(&dedupe.seen);
+        let fresh = seen.filter(ids, now_ms);
+        let duplicates = u32::try_from(fresh.duplicates()).unwrap_or(u32::MAX);
+        let kept = if duplicates == 0 {
+            Ok(Some(batch))
+        } else {
+            batch.records().and_then(|records| keep_fresh(&batch, &records, &fresh))
+        };
+        let written = match kept {
+            Ok(Some(kept)) => self.log.append(at, stamp(kept)).map_err(BrokerError::from),
+            Ok(None) => self.log.offsets(at).map(|(_, end)| end).map_err(BrokerError::from),
+            Err(source) => Err(BrokerError::Corrupt { topic_partition: at.clone(), source }),
+        };
+        if written.is_err() {
+            seen.forget(ids, &fresh);
+        }
+        let base_offset = written?;
+        Ok(ProduceOutcome { base_offset, accepted: records - duplicates, duplicates, append_time_ms })
+    }
+
+    pub(crate) fn on_produce(&self, request: ProduceRequest) -> Reply {
+        let acks = request.acks;
+        let refusal = if !(-1..=1).contains(&acks) {
+            Some(BrokerError::InvalidRequiredAcks(acks))
+        } else if request.transactional_id.is_some() {
+            Some(BrokerError::TransactionsNotServed)
+        } else {
+            None
+        };
+        let mut failed = refusal.is_some();
+        let mut responses = Vec::with_capacity(request.topic_data.len());
+        for topic in request.topic_data {
+            let name: Arc<str> = Arc::from(topic.name.as_str());
+            let mut partitions = Vec::with_capacity(topic.partition_data.len());
+            for partition in topic.partition_data {
+                let at = TopicPartition::new(Arc::clone(&name), partition.index);
+                let result = match &refusal {
+                    Some(error) => Err(ProduceFailure::of(error)),
+                    None => {
+                        self.produce_bytes(&at, partition.records).map_err(|error| ProduceFailure::of(&error))
+                    }
+                };
+                failed |= result.is_err();
+                partitions.push(self.partition_response(&at, result));
+            }
+            responses.push(
+                TopicProduceResponse::default().with_name(topic.name).with_partition_responses(partitions),
+            );
+        }
+        match (acks, failed) {
+            // a client that asked for no answer learns of a failure by losing its connection, as in Kafka
+            (0, true) => Reply::Close,
+            (0, false) => Reply::Nothing,
+            _ => Reply::message(ProduceResponse::default().with_responses(responses)),
+        }
+    }
+
+    fn produce_bytes(
+        &self,
+        at: &TopicPartition,
+        records: Option<bytes::Bytes>,
+    ) -> Result<ProduceOutcome, BrokerError> {
+        if at.topic.starts_with("__") {
+            return Err(BrokerError::InternalTopic(at.topic.to_string()));
+        }
+        let records = records.unwrap_or_default();
+        let batch = Batch::from_bytes(records)
+            .map_err(|source| BrokerError::Corrupt { topic_partition: at.clone(), source })?;
+        self.produce(at, batch)
+    }
+
+    fn partition_response(
+        &self,
+        at: &TopicPartition,
+        result: Result<ProduceOutcome, ProduceFailure>,
+    ) -> PartitionProduceResponse {
+        let response = PartitionProduceResponse::default().with_index(at.partition);
+        match result {
+            Ok(outcome) => response
+                .with_base_offset(outcome.base_offset)
+                .with_log_append_time_ms(outcome.append_time_ms)
+                .with_log_start_offset(self.log.offsets(at).map_or(-1, |(start, _)| start)),
+            Err(failure) => {
+                tracing::info!(topic_partition = %at, error = %failure.message, "produce refused");
+                let message = StrBytes::from_string(failure.message);
+                let record_error = BatchIndexAndErrorMessage::default()
+                    .with_batch_index(0)
+                    .with_batch_index_error_message(Some(message.clone()));
+                response
+                    .with_error_code(failure.code)
+                    .with_base_offset(-1)
+                    .with_log_append_time_ms(-1)
+                    .with_log_start_offset(-1)
+                    .with_record_errors(if failure.names_record { vec![record_error] } else { Vec::new() })
+                    .with_error_message(Some(message))
+            }
+        }
+    }
+
+    pub(crate) fn on_init_producer_id(&self, request: &InitProducerIdRequest) -> InitProducerIdResponse {
+        if request.transactional_id.is_some() {
+            return InitProducerIdResponse::default()
+                .with_error_code(BrokerError::TransactionsNotServed.code())
+                .with_producer_id(ProducerId(-1))
+                .with_producer_epoch(-1);
+        }
+        InitProducerIdResponse::default()
+            .with_producer_id(ProducerId(self.fresh_producer_id()))
+            .with_producer_epoch(0)
+    }
+}
+
+struct ProduceFailure {
+    code: i16,
+    message: String,
+    names_record: bool,
+}
+
+impl ProduceFailure {
+    fn of(error: &BrokerError) -> Self {
+        let names_record =
+            matches!(error, BrokerError::InvalidRecord { .. } | BrokerError::InvalidTimestamp(_));
+        Self { code: error.code(), message: error.to_string(), names_record }
+    }
+}
+
+fn check_header(topic: &Topic, at: &TopicPartition, header: &Header, now_ms: i64) -> Result<(), BrokerError> {
+    let invalid = |reason: &str| {
+        Err(BrokerError::InvalidRecord { topic_partition: at.clone(), reason: reason.to_owned() })
+    };
+    if header.total_len > topic.max_message_bytes {
+        return Err(BrokerError::MessageTooLarge {
+            topic: at.topic.to_string(),
+            bytes: header.total_len,
+            limit: topic.max_message_bytes,
+            records: usize::try_from(header.record_count).unwrap_or(0),
+        });
+    }
+    if header.is_transactional() {
+        return Err(BrokerError::TransactionsNotServed);
+    }
+    if header.is_control() {
+        return invalid("clients may not write control batches");
+    }
+    if header.record_count < 1 || header.record_count - 1 != header.last_offset_delta {
+        return invalid("the batch's record count and last offset delta do not agree");
+    }
+    if header.producer_id >= 0 && (header.producer_epoch < 0 || header.base_sequence < 0) {
+        return invalid("a producer id needs an epoch and a sequence");
+    }
+    if topic.log_append_time {
+        return Ok(());
+    }
+    let ahead_ms = header.max_timestamp_ms.saturating_sub(now_ms);
+    if ahead_ms > topic.timestamp_after_max_ms {
+        return Err(BrokerError::InvalidTimestamp(format!(
+            "{at}: a record is {} ahead of this clock, {} is allowed: set the producer's clock, or raise \
+             message.timestamp.after.max.ms",
+            span(ahead_ms),
+            span(topic.timestamp_after_max_ms)
+        )));
+    }
+    let behind_ms = now_ms.saturating_sub(header.base_timestamp_ms);
+    if header.base_timestamp_ms >= 0 && behind_ms > topic.timestamp_before_max_ms {
+        return Err(BrokerError::InvalidTimestamp(format!(
+            "{at}: a record is {} behind this clock, {} is allowed: raise message.timestamp.before.max.ms",
+            span(behind_ms),
+            span(topic.timestamp_before_max_ms)
+        )));
+    }
+    Ok(())
+}
+
+/// `10_980_000` ms as `3 h 3 min`.
+fn span(ms: i64) -> String {
+    let seconds = ms / 1_000;
+    match (seconds / 86_400, seconds / 3_600, seconds / 60) {
+        (0, 0, 0) => format!("{ms} ms"),
+        (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, minutes) => format!("{hours} h {} min", minutes % 60),
+        (days, hours, _) => format!("{days} d {} h", hours % 24),
+    }
+}
+
+/// Walks every record once: structure, offset deltas, keys of a compacted topic, event ids.
+fn check_records(
+    topic: &Topic,
+    at: &TopicPartition,
+    batch: &Batch,
+    header: &Header,
+) -> Result<Option<Vec<EventId>>, BrokerError> {
+    let corrupt = |source| BrokerError::Corrupt { topic_partition: at.clone(), source };
+    let invalid = |reason: String| BrokerError::InvalidRecord { topic_partition: at.clone(), reason };
+    let records = batch.records().map_err(corrupt)?;
+    if let Some(dedupe) = topic.dedupe.as_deref() {
+        let mut ids = Vec::new();
+        let mut extractor: Extractor = TopicDedupe::extractor(dedupe);
+        extractor
+            .ids_of(&records, Some(header.base_offset), &mut ids)
+            .map_err(|error| BrokerError::from_ids(error, at))?;
+        dedupe.learned(&extractor);
+        if ids.len() != records.len() {
+            return Err(invalid("fewer records than the batch announces".to_owned()));
+        }
+        return Ok(Some(ids));
+    }
+    let mut expected = header.base_offset;
+    for record in records.iter() {
+        let record = record.map_err(corrupt)?;
+        if record.offset != expected {
+            return Err(invalid("record offsets do not count up by one".to_owned()));
+        }
+        expected = expected.wrapping_add(1);
+        if topic.compacted && record.key.is_none() {
+            return Err(invalid("a compacted topic needs a key on every record".to_owned()));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,117 @@
+//! Starts the example `serve` as a real process on a free loopback port, and finds the Python clients.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// Versions of the clients, so that a run next year means the same.
+const CLIENTS: [&str; 5] = [
+    "confluent-kafka==2.16.1",
+    "kafka-python==3.0.12",
+    "python-snappy==0.7.3",
+    "lz4==4.4.5",
+    "zstandard==0.25.0",
+];
+
+/// A broker process; killed without notice when dropped.
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) port: u16,
+}
+
+impl Server {
+    /// Serves `dir` on `port`.
+    pub(crate) fn start(dir: &Path, port: u16) -> Self {
+        let mut child = Command::new(built("serve"))
+            .arg(dir)
+            .arg(port.to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("cargo builds the example with the tests");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("piped above");
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok());
+        Self { child, port: port.unwrap_or_else(|| panic!("no ready line but {line:?}")) }
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Resident memory now, MiB.
+    pub(crate) fn resident_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(mut self) {
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A port nobody listens on.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn build_dir() -> PathBuf {
+    let exe = std::env::current_exe().unwrap();
+    exe.ancestors().nth(2).expect("tests run from target/PROFILE/deps").to_owned()
+}
+
+fn built(example: &str) -> PathBuf {
+    build_dir().join("examples").join(example)
+}
+
+/// A Python with the clients in it, made once.
+pub(crate) fn python() -> &'static Path {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    static MAKING: Mutex<()> = Mutex::new(());
+    PYTHON.get_or_init(|| {
+        let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+        let cache = std::env::var_os("HERDSMAN_TEST_CACHE")
+            .map_or_else(|| build_dir().with_file_name("test-cache"), PathBuf::from);
+        let venv = cache.join("kafka-clients");
+        let python = venv.join("bin/python");
+        let stamp = venv.join("clients.txt");
+        let wanted = CLIENTS.join("\n");
+        if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+            return python;
+        }
+        std::fs::create_dir_all(&cache).unwrap();
+        run(Command::new("python3").args(["-m", "venv"]).arg(&venv));
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(CLIENTS));
+        std::fs::write(stamp, wanted).unwrap();
+        python
+    })
+}
+
+/// Runs a command to its end; its output is the failure message.
+pub(crate) fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command:?}\n{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// The folder of this test's own files.
+pub(crate) fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it")
+}

@@ -1,0 +1,54 @@
+//! Which APIs and versions this build serves, as `ApiVersions` announces them.
+
+use kafka_protocol::messages::ApiKey;
+use kafka_protocol::protocol::VersionRange;
+
+/// Every API served and its versions. Upper ends follow Apache Kafka 4.x as far as the codec and the broker go.
+const SERVED: &[(ApiKey, i16, i16)] = &[
+    (ApiKey::Produce, 3, 12),
+    (ApiKey::Fetch, 4, 17),
+    (ApiKey::ListOffsets, 1, 10),
+    (ApiKey::Metadata, 0, 13),
+    (ApiKey::OffsetCommit, 2, 9),
+    (ApiKey::OffsetFetch, 1, 9),
+    (ApiKey::FindCoordinator, 0, 6),
+    (ApiKey::JoinGroup, 0, 9),
+    (ApiKey::Heartbeat, 0, 4),
+    (ApiKey::LeaveGroup, 0, 5),
+    (ApiKey::SyncGroup, 0, 5),
+    (ApiKey::DescribeGroups, 0, 6),
+    (ApiKey::ListGroups, 0, 5),
+    (ApiKey::SaslHandshake, 0, 1),
+    (ApiKey::ApiVersions, 0, 4),
+    (ApiKey::CreateTopics, 2, 7),
+    (ApiKey::DeleteTopics, 1, 6),
+    (ApiKey::DeleteRecords, 0, 2),
+    (ApiKey::InitProducerId, 0, 5),
+    (ApiKey::OffsetForLeaderEpoch, 2, 4),
+    (ApiKey::DescribeConfigs, 1, 4),
+    (ApiKey::AlterConfigs, 0, 2),
+    (ApiKey::IncrementalAlterConfigs, 0, 1),
+    (ApiKey::CreatePartitions, 0, 3),
+    (ApiKey::DeleteGroups, 0, 2),
+    (ApiKey::OffsetDelete, 0, 0),
+    (ApiKey::DescribeCluster, 0, 2),
+    (ApiKey::DescribeTopicPartitions, 0, 0),
+];
+
+/// Every API served, with its first and last version.
+#[must_use]
+pub fn supported() -> &'static [(ApiKey, i16, i16)] {
+    SERVED
+}
+
+/// Versions of `api` that are served, or `None`.
+#[must_use]
+pub fn range(api: ApiKey) -> Option<VersionRange> {
+    SERVED.iter().find(|(key, _, _)| *key == api).map(|(_, min, max)| VersionRange { min: *min, max: *max })
+}
+
+/// Whether `version` of `api` is served.
+#[must_use]
+pub fn is_announced(api: ApiKey, version: i16) -> bool {
+    range(api).is_some_and(|range| (range.min..=range.max).contains(&version))
+}
