@@ -1,0 +1,585 @@
+//! The guard's decisions without its sockets: events in, effects out, time as a number.
+//!
+//! A key that nobody is asking for becomes a **flight**; whoever asks for it meanwhile waits on the same flight. A
+//! flight is in exactly one place: a lane, a batch under way, the load queue, a load under way, or (its value known) waiting
+//! until the cache has taken the value. The thread around this (`driver`) performs the effects; the tests run it under a
+//! simulated clock and cache.
+
+mod batches;
+#[cfg(test)]
+mod chaos;
+mod links;
+mod loads;
+#[cfg(test)]
+pub(crate) mod sim;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rapidhash::fast::RandomState;
+use tokio::sync::oneshot;
+
+use crate::config::{GuardConfig, Lane, Objective};
+use crate::error::{GuardError, LoadError};
+use crate::histogram::Histogram;
+use crate::lanes::{Lanes, Waiting};
+use crate::near::{Keep, NearCache};
+use crate::slab::{Id, Slab};
+use crate::stats::{Counters, Explain, LaneDepths};
+use crate::tuner::{Measurement, Settings, Tuner};
+
+/// Names one connection for its whole life; never used again.
+pub(crate) type LinkId = u64;
+/// Names one query at the system of record.
+pub(crate) type LoadId = u64;
+
+/// One interval of measurement and housekeeping.
+pub(crate) const TICK_NS: u64 = 50_000_000;
+
+/// What a request to the cache is. Each one gets exactly one [`Answer`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Command {
+    Get(Vec<Bytes>),
+    Fill(Vec<Fill>),
+    Delete(Vec<Bytes>),
+}
+
+/// One value on its way into the cache; never overwrites what is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fill {
+    pub(crate) key: Bytes,
+    pub(crate) value: Bytes,
+    pub(crate) ttl_ms: u64,
+}
+
+/// The cache's answer to one command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// To `Get`: one value or absence per key, in the order asked.
+    Values(Vec<Option<Bytes>>),
+    /// To `Fill` and `Delete`.
+    Done,
+    /// The cache said no, in its words.
+    Failed(String),
+}
+
+/// One value or absence per key, in the order asked.
+pub(crate) type Values = Result<Vec<Option<Bytes>>, GuardError>;
+
+/// Where an answer goes.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Thread(SyncSender<Values>),
+    Task(oneshot::Sender<Values>),
+}
+
+impl Reply {
+    fn send(self, result: Values) {
+        // Whoever stopped waiting does not need the answer.
+        match self {
+            Self::Thread(sender) => drop(sender.send(result)),
+            Self::Task(sender) => drop(sender.send(result)),
+        }
+    }
+}
+
+/// Something happened outside.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Lookup { keys: Vec<Bytes>, counts: Vec<u32>, lane: Lane, at_ns: u64, reply: Reply },
+    Refresh { keys: Vec<Bytes> },
+    Invalidate { keys: Vec<Bytes> },
+    Up { link: LinkId },
+    Refused { link: LinkId, error: String },
+    Down { link: LinkId, error: String },
+    Answers { link: LinkId, answers: Vec<Answer> },
+    Loaded { load: LoadId, result: Result<Vec<Option<Bytes>>, LoadError> },
+}
+
+/// Something to do outside.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    Open { link: LinkId },
+    Close { link: LinkId },
+    Send { link: LinkId, command: Command },
+    Load { load: LoadId, keys: Vec<Bytes> },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Waiter {
+    request: Id,
+    slot: u32,
+    count: u32,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// In a lane, for the cache or for the system of record.
+    Queued,
+    /// In a batch or a load under way.
+    Asked,
+    /// The value is known and on its way into the cache.
+    Filling(Bytes),
+}
+
+#[derive(Debug)]
+struct Flight {
+    key: Bytes,
+    lane: Lane,
+    stage: Stage,
+    first: Option<Waiter>,
+    more: Vec<Waiter>,
+    since_ns: u64,
+    attempts: u8,
+    to_record: bool,
+    /// Invalidated since it started: answer those who wait, keep nothing.
+    tainted: bool,
+}
+
+#[derive(Debug)]
+struct Request {
+    answers: Vec<Option<Bytes>>,
+    left: usize,
+    error: Option<GuardError>,
+    reply: Reply,
+    lane: Lane,
+    at_ns: u64,
+}
+
+/// What one interval collects for the tuner.
+#[derive(Debug, Default)]
+struct Interval {
+    since_ns: u64,
+    m: Measurement,
+    latency: Histogram,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Core {
+    config: GuardConfig,
+    has_record: bool,
+    near: Arc<NearCache>,
+    counters: Arc<Counters>,
+    flights: Slab<Flight>,
+    by_key: HashMap<Bytes, Id, RandomState>,
+    requests: Slab<Request>,
+    lanes: Lanes,
+    links: links::Links,
+    loads: loads::Loads,
+    tuner: Tuner,
+    interval: Interval,
+    idle: bool,
+    next_tick_ns: u64,
+    recent: [Histogram; 2],
+    recent_since_ns: u64,
+    total: Histogram,
+    keeps: Vec<Keep>,
+    outbox: Vec<(Reply, Values)>,
+    random: u64,
+    scratch: Vec<Waiting>,
+    /// When the present group of events is handled.
+    now_ns: u64,
+    effects: Vec<Effect>,
+}
+
+fn ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Core {
+    pub(crate) fn new(config: GuardConfig, near: Arc<NearCache>, counters: Arc<Counters>, seed: u64) -> Self {
+        let tuner = Tuner::new(config.objective);
+        Self {
+            has_record: true,
+            near,
+            counters,
+            flights: Slab::new(),
+            by_key: HashMap::default(),
+            requests: Slab::new(),
+            lanes: Lanes::default(),
+            links: links::Links::default(),
+            loads: loads::Loads::new(config.degraded_loads_per_s),
+            tuner,
+            interval: Interval::default(),
+            idle: true,
+            next_tick_ns: 0,
+            recent: Default::default(),
+            recent_since_ns: 0,
+            total: Histogram::default(),
+            keeps: Vec::new(),
+            outbox: Vec::new(),
+            random: seed | 1,
+            scratch: Vec::new(),
+            now_ns: 0,
+            effects: Vec::new(),
+            config,
+        }
+    }
+
+    /// No system of record: a miss is the answer, and a dead cache an error.
+    pub(crate) fn without_record(self) -> Self {
+        Self { has_record: false, ..self }
+    }
+
+    /// Takes one event. Call [`Core::settle`] after the last of a group.
+    pub(crate) fn on_event(&mut self, event: Event, now_ns: u64) {
+        self.now_ns = now_ns;
+        match event {
+            Event::Lookup { keys, counts, lane, at_ns, reply } => {
+                self.on_lookup(keys, &counts, lane, at_ns, reply, now_ns);
+            }
+            Event::Refresh { keys } => {
+                for key in keys {
+                    if !self.by_key.contains_key(&key) {
+                        self.start(key, Lane::Normal, None, now_ns);
+                    }
+                }
+            }
+            Event::Invalidate { keys } => self.on_invalidate(keys),
+            Event::Up { link } => self.on_up(link),
+            Event::Refused { link, error } => self.on_refused(link, &error, now_ns),
+            Event::Down { link, error } => self.on_down(link, &error, now_ns),
+            Event::Answers { link, answers } => {
+                for answer in answers {
+                    self.on_answer(link, answer, now_ns);
+                }
+            }
+            Event::Loaded { load, result } => self.on_loaded(load, result, now_ns),
+        }
+    }
+
+    /// Acts on what the events changed: housekeeping, batches, loads, answers. Appends what is to be done outside.
+    pub(crate) fn settle(&mut self, now_ns: u64, effects: &mut Vec<Effect>) {
+        self.now_ns = now_ns;
+        if self.idle && !self.is_quiet() {
+            self.idle = false;
+            self.interval.since_ns = now_ns;
+            self.next_tick_ns = now_ns + TICK_NS;
+        }
+        if !self.idle && now_ns >= self.next_tick_ns {
+            self.tick(now_ns);
+        }
+        self.manage_links(now_ns);
+        self.pump(now_ns);
+        self.pump_loads(now_ns);
+        self.flush();
+        effects.append(&mut self.effects);
+    }
+
+    /// When `settle` must run again though nothing happens.
+    pub(crate) fn deadline_ns(&self) -> Option<u64> {
+        let tick = (!self.idle).then_some(self.next_tick_ns);
+        [tick, self.linger_ends_ns(), self.links.next_open_ns(&self.tuner), self.tokens_at_ns()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.requests.len() == 0 && self.flights.len() == 0 && self.links.is_quiet()
+    }
+
+    fn on_lookup(
+        &mut self,
+        keys: Vec<Bytes>,
+        counts: &[u32],
+        lane: Lane,
+        at_ns: u64,
+        reply: Reply,
+        now_ns: u64,
+    ) {
+        let left = keys.len();
+        let answers = vec![None; left];
+        let request = self.requests.insert(Request { answers, left, error: None, reply, lane, at_ns });
+        for (slot, key) in keys.into_iter().enumerate() {
+            let count = counts.get(slot).copied().unwrap_or(1);
+            let waiter = Waiter { request, slot: u32::try_from(slot).unwrap_or(u32::MAX), count };
+            let joined = match self.by_key.entry(key) {
+                Entry::Occupied(found) => Ok(*found.get()),
+                Entry::Vacant(vacant) => Err(vacant.into_key()),
+            };
+            match joined {
+                Ok(flight) if self.may_join(flight) => self.join(flight, waiter, lane),
+                Ok(flight) => {
+                    let Some(key) = self.flights.get(flight).map(|flight| flight.key.clone()) else {
+                        continue;
+                    };
+                    self.start(key, lane, Some(waiter), now_ns);
+                }
+                Err(key) => self.start(key, lane, Some(waiter), now_ns),
+            }
+        }
+    }
+
+    /// Without a system of record the guard stands in for the cache itself: an answer must have been read after it was
+    /// asked for, so only a flight that has not left yet can be shared.
+    fn may_join(&self, id: Id) -> bool {
+        self.has_record || self.flights.get(id).is_none_or(|flight| matches!(flight.stage, Stage::Queued))
+    }
+
+    fn join(&mut self, id: Id, waiter: Waiter, lane: Lane) {
+        let Some(flight) = self.flights.get_mut(id) else { return };
+        if let Stage::Filling(value) = &flight.stage {
+            let value = value.clone();
+            Counters::add(&self.counters.loads_without_guard, waiter.count.into());
+            self.deliver(waiter, &Ok(Some(value)));
+            return;
+        }
+        if flight.first.is_none() {
+            flight.first = Some(waiter)
+        } else {
+            flight.more.push(waiter)
+        }
+        if lane < flight.lane {
+            // Somebody more urgent waits for it now: it moves up; its old place in the queue is skipped when popped.
+            flight.lane = lane;
+            if matches!(flight.stage, Stage::Queued) {
+                let waiting = Waiting { flight: id, since_ns: flight.since_ns };
+                if flight.to_record { self.loads.push(lane, waiting) } else { self.lanes.push(lane, waiting) }
+            }
+        }
+    }
+
+    fn start(&mut self, key: Bytes, lane: Lane, first: Option<Waiter>, now_ns: u64) {
+        let to_record = self.has_record && (self.links.breaker_is_open() || self.links.is_deleting(&key));
+        let flight = Flight {
+            key: key.clone(),
+            lane,
+            stage: Stage::Queued,
+            first,
+            more: Vec::new(),
+            since_ns: now_ns,
+            attempts: 0,
+            to_record,
+            tainted: false,
+        };
+        let id = self.flights.insert(flight);
+        self.by_key.insert(key, id);
+        self.interval.m.arrivals += 1;
+        let waiting = Waiting { flight: id, since_ns: now_ns };
+        if to_record { self.loads.push(lane, waiting) } else { self.lanes.push(lane, waiting) }
+    }
+
+    fn on_invalidate(&mut self, keys: Vec<Bytes>) {
+        // What was learnt before goes in (and is refused: the keys are blocked), then the block ends.
+        self.near.insert_many(self.keeps.drain(..));
+        for key in &keys {
+            if let Some(id) = self.by_key.remove(key)
+                && let Some(flight) = self.flights.get_mut(id)
+            {
+                flight.tainted = true;
+            }
+        }
+        self.near.release(&keys);
+        self.delete(keys);
+    }
+
+    /// Ends a flight: answers whoever waits; keeps the value near unless it was invalidated meanwhile.
+    fn land(&mut self, id: Id, result: &Result<Option<Bytes>, GuardError>, now_ns: u64) {
+        let Some(flight) = self.flights.remove(id) else { return };
+        if self.by_key.get(&flight.key) == Some(&id) {
+            self.by_key.remove(&flight.key);
+        }
+        if let (Ok(value), false) = (result, flight.tainted) {
+            self.keep(&flight.key, value.clone(), now_ns);
+        }
+        self.answer_waiters(flight.first, &flight.more, result);
+    }
+
+    fn answer_waiters(
+        &mut self,
+        first: Option<Waiter>,
+        more: &[Waiter],
+        result: &Result<Option<Bytes>, GuardError>,
+    ) {
+        for waiter in first.iter().chain(more) {
+            self.deliver(*waiter, result);
+        }
+    }
+
+    fn keep(&mut self, key: &Bytes, value: Option<Bytes>, now_ns: u64) {
+        let ttl = if value.is_some() { self.config.near_ttl } else { self.config.negative_ttl };
+        let fresh_until_ns = now_ns.saturating_add(self.spread(ns(ttl)));
+        let stale_until_ns = fresh_until_ns.saturating_add(ns(self.config.stale_while_revalidate));
+        self.keeps.push(Keep { key: key.clone(), value, fresh_until_ns, stale_until_ns });
+    }
+
+    /// ± 10 %, so that what came together does not go together.
+    fn spread(&mut self, length: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let permille = 900 + self.random % 201;
+        u64::try_from(u128::from(length) * u128::from(permille) / 1_000).unwrap_or(u64::MAX)
+    }
+
+    fn deliver(&mut self, waiter: Waiter, result: &Result<Option<Bytes>, GuardError>) {
+        let Some(request) = self.requests.get_mut(waiter.request) else { return };
+        match result {
+            Ok(value) => {
+                if let Some(slot) = request.answers.get_mut(waiter.slot as usize) {
+                    slot.clone_from(value);
+                }
+            }
+            Err(error) => request.error = Some(error.clone()),
+        }
+        request.left = request.left.saturating_sub(1);
+        if request.left == 0 {
+            self.finish(waiter.request);
+        }
+    }
+
+    fn finish(&mut self, id: Id) {
+        let Some(request) = self.requests.remove(id) else { return };
+        let keys = request.answers.len();
+        self.counters.pending(request.lane).fetch_sub(keys, std::sync::atomic::Ordering::Relaxed);
+        let result = match request.error {
+            Some(error) => Err(error),
+            None => Ok(request.answers),
+        };
+        let latency = self.now_ns.saturating_sub(request.at_ns);
+        self.total.record(latency, keys as u64);
+        self.recent[0].record(latency, keys as u64);
+        self.outbox.push((request.reply, result));
+    }
+
+    /// The near cache first, then the answers: who asks again at once finds the value near.
+    fn flush(&mut self) {
+        if !self.keeps.is_empty() {
+            self.near.insert_many(self.keeps.drain(..));
+        }
+        for (reply, result) in self.outbox.drain(..) {
+            reply.send(result);
+        }
+    }
+
+    fn tick(&mut self, now_ns: u64) {
+        self.next_tick_ns = now_ns + TICK_NS;
+        self.expire_requests(now_ns);
+        self.shed_bulk(now_ns);
+        self.expire_trips(now_ns);
+        self.retry_deletes();
+        let m = &mut self.interval.m;
+        // A trickle is measured over longer intervals: a percentile needs something to stand on.
+        let elapsed = now_ns.saturating_sub(self.interval.since_ns);
+        if m.keys >= 200 || elapsed >= 10 * TICK_NS {
+            m.interval_ns = elapsed;
+            m.backlog = self.lanes.len() as u64;
+            m.p99_ns = self.interval.latency.quantile_ns(0.99);
+            let quiet = m.arrivals == 0 && m.batches == 0;
+            if !quiet {
+                let tuner = std::mem::replace(&mut self.tuner, Tuner::new(Objective::AsLowAsPossible));
+                self.tuner = tuner.step(&self.interval.m, now_ns);
+            }
+            self.interval.m = Measurement::default();
+            self.interval.latency.clear();
+            self.interval.since_ns = now_ns;
+            self.idle = quiet && self.is_quiet();
+        }
+        if now_ns.saturating_sub(self.recent_since_ns) > 5_000_000_000 {
+            self.recent.swap(0, 1);
+            self.recent[0].clear();
+            self.recent_since_ns = now_ns;
+        }
+    }
+
+    fn expire_requests(&mut self, now_ns: u64) {
+        let limit = ns(self.config.deadline);
+        let late: Vec<Id> = self
+            .requests
+            .ids()
+            .filter(|id| self.requests.get(*id).is_some_and(|r| now_ns.saturating_sub(r.at_ns) > limit))
+            .collect();
+        for id in late {
+            Counters::add(&self.counters.errors, 1);
+            if let Some(request) = self.requests.get_mut(id) {
+                request.error = Some(GuardError::Deadline { limit_ms: limit / 1_000_000 });
+            }
+            self.finish(id);
+        }
+    }
+
+    fn shed_bulk(&mut self, now_ns: u64) {
+        let limit = ns(self.config.bulk_age);
+        let before = now_ns.saturating_sub(limit);
+        loop {
+            let Some(waiting) =
+                self.lanes.pop_older(Lane::Bulk, before).or_else(|| self.loads.pop_older(Lane::Bulk, before))
+            else {
+                return;
+            };
+            if !self.is_waiting_in(waiting.flight, Lane::Bulk) {
+                continue;
+            }
+            let waited_ms = now_ns.saturating_sub(waiting.since_ns) / 1_000_000;
+            let error = GuardError::Shed { lane: Lane::Bulk, waited_ms, limit_ms: limit / 1_000_000 };
+            Counters::add(&self.counters.sheds, 1);
+            self.land(waiting.flight, &Err(error), now_ns);
+        }
+    }
+
+    fn is_waiting_in(&self, id: Id, lane: Lane) -> bool {
+        self.flights.get(id).is_some_and(|f| matches!(f.stage, Stage::Queued) && f.lane == lane)
+    }
+
+    /// Answers everybody with `Closed`: the guard is going.
+    pub(crate) fn close(&mut self) {
+        let all: Vec<Id> = self.requests.ids().collect();
+        for id in all {
+            if let Some(request) = self.requests.get_mut(id) {
+                request.error = Some(GuardError::Closed);
+            }
+            self.finish(id);
+        }
+        self.flush();
+    }
+
+    /// Median and 99th percentile since the start, milliseconds.
+    pub(crate) fn percentiles_ms(&self) -> (f64, f64) {
+        (ms(self.total.quantile_ns(0.5)), ms(self.total.quantile_ns(0.99)))
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        self.tuner.settings()
+    }
+
+    pub(crate) fn explain(&self) -> Explain {
+        let settings = self.tuner.settings();
+        let mut recent = self.recent[0].clone();
+        recent.merge(&self.recent[1]);
+        Explain {
+            cache: self.config.cache.to_string(),
+            objective: match self.config.objective {
+                Objective::AsLowAsPossible => "p99 as low as possible, then the fewest requests".into(),
+                Objective::P99(limit) => format!("p99 within {limit:?} with the fewest requests"),
+            },
+            batch_size: settings.batch_size,
+            linger_us: settings.linger_us,
+            connections: settings.connections,
+            connections_ready: self.links.ready(),
+            depth: settings.depth,
+            in_flight: self.links.in_flight(),
+            queued: LaneDepths {
+                urgent: self.lanes.depth(Lane::Urgent),
+                normal: self.lanes.depth(Lane::Normal),
+                bulk: self.lanes.depth(Lane::Bulk),
+            },
+            p50_ms: ms(recent.quantile_ns(0.5)),
+            p99_ms: ms(recent.quantile_ns(0.99)),
+            keys_per_s: self.tuner.rate(),
+            rtt_us: self.tuner.rtt_ns() / 1e3,
+            breaker: if self.links.breaker_is_open() { "open" } else { "closed" },
+            reason: self.tuner.reason().to_owned(),
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a latency for people")]
+fn ms(ns: u64) -> f64 {
+    ns as f64 / 1e6
+}

@@ -1,0 +1,196 @@
+//! From lanes to batches to answers.
+
+use bytes::Bytes;
+
+use super::links::{Outstanding, What};
+use super::{Answer, Command, Core, Effect, LinkId, Stage};
+use crate::config::Lane;
+use crate::error::GuardError;
+use crate::lanes::Waiting;
+use crate::slab::Id;
+use crate::stats::Counters;
+
+/// A batch never asks for more keys than this.
+const BATCH_MAX: usize = 512;
+/// What already waits goes together: up to this many keys share a request though the tuner would send fewer.
+const BATCH_READY: usize = 64;
+/// Tries of one key at the cache before the system of record is asked.
+const ATTEMPTS_MAX: u8 = 2;
+
+impl Core {
+    /// When the oldest waiting key has waited long enough, if a slot is free for it.
+    pub(super) fn linger_ends_ns(&self) -> Option<u64> {
+        let settings = self.tuner.settings();
+        if settings.batch_size <= 1 || self.links.free_slots(settings.depth) == 0 {
+            return None;
+        }
+        Some(self.lanes.oldest_ns()? + u64::from(settings.linger_us) * 1_000)
+    }
+
+    /// Sends what is due: a full batch, or one whose oldest key has waited its linger; while slots are free.
+    pub(super) fn pump(&mut self, now_ns: u64) {
+        if self.links.breaker_is_open() {
+            self.divert();
+            return;
+        }
+        let settings = self.tuner.settings();
+        let (batch, linger_ns) = (settings.batch_size as usize, u64::from(settings.linger_us) * 1_000);
+        loop {
+            let waiting = self.lanes.len();
+            let Some(oldest) = self.lanes.oldest_ns() else { return };
+            let due = batch <= 1 || waiting >= batch || now_ns >= oldest + linger_ns;
+            let free = self.links.free_slots(settings.depth);
+            if !due || free == 0 {
+                return;
+            }
+            let room = waiting.div_ceil(free).max(batch).clamp(BATCH_READY, BATCH_MAX);
+            self.send_batch(room, settings.depth, now_ns);
+        }
+    }
+
+    fn send_batch(&mut self, room: usize, depth: u32, now_ns: u64) {
+        let mut taken = std::mem::take(&mut self.scratch);
+        self.lanes.take(room, &mut taken);
+        let (mut keys, mut flights): (Vec<Bytes>, Vec<Id>) = (Vec::new(), Vec::new());
+        for Waiting { flight: id, .. } in taken.drain(..) {
+            // Skips those that moved to another lane or queue since.
+            let Some(flight) = self.flights.get_mut(id) else { continue };
+            if !matches!(flight.stage, Stage::Queued) || flight.to_record {
+                continue;
+            }
+            flight.stage = Stage::Asked;
+            keys.push(flight.key.clone());
+            flights.push(id);
+        }
+        self.scratch = taken;
+        if keys.is_empty() {
+            return;
+        }
+        let Some(link) = self.links.least_busy(depth) else { return };
+        link.outstanding.push_back(Outstanding { what: What::Get(flights), sent_ns: now_ns });
+        link.gets += 1;
+        Counters::add(&self.counters.round_trips, 1);
+        self.effects.push(Effect::Send { link: link.id, command: Command::Get(keys) });
+    }
+
+    /// The cache is down: everything that waits for it goes to the system of record.
+    fn divert(&mut self) {
+        let mut taken = std::mem::take(&mut self.scratch);
+        self.lanes.take(usize::MAX, &mut taken);
+        for Waiting { flight, since_ns } in taken.drain(..) {
+            // An old place in the queue of a flight that is under way says nothing.
+            if self.flights.get(flight).is_some_and(|flight| matches!(flight.stage, Stage::Queued)) {
+                self.send_to_record(flight, since_ns);
+            }
+        }
+        self.scratch = taken;
+    }
+
+    /// Puts a flight into the queue of the system of record, once.
+    pub(super) fn send_to_record(&mut self, id: Id, since_ns: u64) {
+        if !self.has_record {
+            let error = GuardError::CacheDown { cache: self.config.cache.place() };
+            return self.land(id, &Err(error), self.now_ns);
+        }
+        let Some(flight) = self.flights.get_mut(id) else { return };
+        if flight.to_record {
+            return;
+        }
+        flight.to_record = true;
+        flight.stage = Stage::Queued;
+        let lane = flight.lane;
+        self.loads.push(lane, Waiting { flight: id, since_ns });
+    }
+
+    pub(super) fn on_answer(&mut self, link_id: LinkId, answer: Answer, now_ns: u64) {
+        let Some(link) = self.links.get_mut(link_id) else { return };
+        let Some(outstanding) = link.outstanding.pop_front() else {
+            self.on_down(link_id, "an answer to nothing that was asked", now_ns);
+            return;
+        };
+        match (outstanding.what, answer) {
+            (What::Get(flights), Answer::Values(values)) if flights.len() == values.len() => {
+                link.gets -= 1;
+                self.links.answered();
+                self.on_values(&flights, values, outstanding.sent_ns, now_ns);
+            }
+            (What::Get(flights), Answer::Failed(error)) => {
+                link.gets -= 1;
+                Counters::add(&self.counters.errors, 1);
+                for flight in flights {
+                    self.send_to_record(flight, now_ns);
+                }
+                self.on_cache_error(&error, now_ns);
+            }
+            (What::Fill(flights), answer @ (Answer::Done | Answer::Failed(_))) => {
+                if matches!(answer, Answer::Failed(_)) {
+                    Counters::add(&self.counters.errors, 1);
+                }
+                self.filled(&flights);
+            }
+            (What::Delete(keys), Answer::Done) => self.links.deleted(&keys),
+            (What::Delete(keys), Answer::Failed(_)) => {
+                Counters::add(&self.counters.errors, 1);
+                self.links.delete_again(keys);
+            }
+            (what, _) => {
+                // Put back so that losing the link treats it as unanswered.
+                link.outstanding.push_front(Outstanding { what, sent_ns: outstanding.sent_ns });
+                self.on_down(link_id, "an answer of another kind than asked", now_ns);
+            }
+        }
+    }
+
+    fn on_values(&mut self, flights: &[Id], values: Vec<Option<Bytes>>, sent_ns: u64, now_ns: u64) {
+        let trip = now_ns.saturating_sub(sent_ns).max(1);
+        let m = &mut self.interval.m;
+        m.batches += 1;
+        m.keys += flights.len() as u64;
+        m.trip_sum_ns += trip;
+        m.trip_min_ns = if m.trip_min_ns == 0 { trip } else { m.trip_min_ns.min(trip) };
+        let (mut hits, mut misses) = (0, 0);
+        for (id, value) in flights.iter().zip(values) {
+            let Some(flight) = self.flights.get(*id) else { continue };
+            self.interval.latency.record(now_ns.saturating_sub(flight.since_ns), 1);
+            if value.is_some() && flight.tainted && self.has_record {
+                // The cache may have answered before the deletion: ask the system of record instead.
+                self.send_to_record(*id, now_ns);
+            } else if value.is_some() || !self.has_record {
+                hits += u64::from(value.is_some());
+                misses += u64::from(value.is_none());
+                self.land(*id, &Ok(value), now_ns);
+            } else {
+                misses += 1;
+                self.send_to_record(*id, now_ns);
+            }
+        }
+        Counters::add(&self.counters.cache_hits, hits);
+        Counters::add(&self.counters.misses, misses);
+    }
+
+    /// The cache has taken the values (or lost them with a connection): these flights are over.
+    pub(super) fn filled(&mut self, flights: &[Id]) {
+        for id in flights {
+            if let Some(flight) = self.flights.remove(*id)
+                && self.by_key.get(&flight.key) == Some(id)
+            {
+                self.by_key.remove(&flight.key);
+            }
+        }
+    }
+
+    /// A batch whose connection was lost: once more to the cache, then to the system of record.
+    pub(super) fn retry(&mut self, flights: Vec<Id>, now_ns: u64) {
+        for id in flights.into_iter().rev() {
+            let Some(flight) = self.flights.get_mut(id) else { continue };
+            flight.attempts += 1;
+            if flight.attempts < ATTEMPTS_MAX {
+                flight.stage = Stage::Queued;
+                let (lane, since_ns): (Lane, u64) = (flight.lane, flight.since_ns);
+                self.lanes.push_front(lane, Waiting { flight: id, since_ns });
+            } else {
+                self.send_to_record(id, now_ns);
+            }
+        }
+    }
+}

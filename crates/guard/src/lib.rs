@@ -1,0 +1,38 @@
+//! The guard: the connection between an event stream and a slow legacy cache (Redis, memcached), and the system of record
+//! behind it.
+//!
+//! Nobody tunes it. Batch size, linger, connections and depth are outputs of [`tuner`], chosen against one objective; identical
+//! look-ups share one flight; a batch of misses is one query at the system of record; a dead cache degrades to that system
+//! within its own limit.
+//!
+//! The rooms, in reading order: [`Guard`] (what callers hold) → `near` (the table in this process) → `core` (every decision,
+//! without sockets) with `lanes`, [`tuner`] → `driver` (the thread that performs decisions) → `connection`, `protocol` (Redis
+//! and memcached) and `loading` (the system of record's threads, [`sqlite`]). [`embedded`] is a RESP cache server in the
+//! binary, [`proxy`] the sidecar, [`bench`] the two quick measurements of the command line.
+
+pub mod bench;
+mod config;
+mod connection;
+mod core;
+mod driver;
+pub mod embedded;
+mod error;
+mod guard;
+mod histogram;
+mod lanes;
+mod loading;
+mod near;
+mod protocol;
+pub mod proxy;
+mod slab;
+pub mod sqlite;
+mod stats;
+mod timer;
+pub mod tuner;
+
+pub use config::{CacheUrl, GuardConfig, Lane, Objective, Secret};
+pub use error::{GuardError, LoadError};
+pub use guard::Guard;
+pub use histogram::Histogram;
+pub use loading::Loader;
+pub use stats::{Explain, GuardStats, LaneDepths};

@@ -1,0 +1,200 @@
+//! RESP2 as a pipelining client: MGET, SET … PX … NX, DEL.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::{VALUE_MAX, Violation, number, take_line};
+use crate::core::{Answer, Command};
+
+const LINE_MAX: usize = 64 * 1024;
+
+#[derive(Debug)]
+enum Owed {
+    /// An array of this many bulk strings.
+    Array(usize),
+    /// This many single replies.
+    Singles(usize),
+}
+
+/// Answers owed, and the one that is half here.
+#[derive(Debug, Default)]
+pub(crate) struct Resp {
+    owed: VecDeque<Owed>,
+    /// Inside an array: the values so far.
+    values: Option<Vec<Option<Bytes>>>,
+    seen: usize,
+    error: Option<String>,
+}
+
+/// `*n\r\n`
+pub(crate) fn put_array(out: &mut BytesMut, len: usize) {
+    put_header(out, b'*', len);
+}
+
+/// `$n\r\n…\r\n`
+pub(crate) fn put_bulk(out: &mut BytesMut, value: &[u8]) {
+    put_header(out, b'$', value.len());
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn put_header(out: &mut BytesMut, kind: u8, n: usize) {
+    let mut digits = [0_u8; 24];
+    let mut at = digits.len() - 2;
+    digits[at..].copy_from_slice(b"\r\n");
+    let mut left = n;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(left % 10).unwrap_or(0);
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    at -= 1;
+    digits[at] = kind;
+    out.extend_from_slice(&digits[at..]);
+}
+
+enum Element {
+    Bulk(Option<Bytes>),
+    Other,
+    Failed(String),
+    Array(usize),
+}
+
+impl Resp {
+    pub(super) fn encode(&mut self, command: &Command, out: &mut BytesMut) {
+        match command {
+            Command::Get(keys) => {
+                put_array(out, keys.len() + 1);
+                put_bulk(out, b"MGET");
+                keys.iter().for_each(|key| put_bulk(out, key));
+                self.owed.push_back(Owed::Array(keys.len()));
+            }
+            Command::Fill(fills) => {
+                for fill in fills {
+                    put_array(out, 6);
+                    put_bulk(out, b"SET");
+                    put_bulk(out, &fill.key);
+                    put_bulk(out, &fill.value);
+                    put_bulk(out, b"PX");
+                    put_bulk(out, fill.ttl_ms.to_string().as_bytes());
+                    put_bulk(out, b"NX");
+                }
+                self.owed.push_back(Owed::Singles(fills.len()));
+            }
+            Command::Delete(keys) => {
+                put_array(out, keys.len() + 1);
+                put_bulk(out, b"DEL");
+                keys.iter().for_each(|key| put_bulk(out, key));
+                self.owed.push_back(Owed::Singles(1));
+            }
+        }
+    }
+
+    pub(super) fn decode(
+        &mut self,
+        bytes: &mut BytesMut,
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), Violation> {
+        while !bytes.is_empty() {
+            let Some(owed) = self.owed.front() else {
+                return Err(Violation("an answer to nothing that was asked"));
+            };
+            let done = match *owed {
+                Owed::Array(len) => self.array(len, bytes)?,
+                Owed::Singles(len) => self.singles(len, bytes)?,
+            };
+            let Some(answer) = done else { return Ok(()) };
+            self.owed.pop_front();
+            answers.push(answer);
+        }
+        Ok(())
+    }
+
+    fn array(&mut self, len: usize, bytes: &mut BytesMut) -> Result<Option<Answer>, Violation> {
+        if self.values.is_none() {
+            match element(bytes)? {
+                None => return Ok(None),
+                Some(Element::Array(n)) if n == len => self.values = Some(Vec::with_capacity(len.min(4_096))),
+                Some(Element::Array(_)) => {
+                    return Err(Violation("an array of another length than asked for"));
+                }
+                Some(Element::Failed(error)) => return Ok(Some(Answer::Failed(error))),
+                Some(_) => return Err(Violation("no array in answer to MGET")),
+            }
+        }
+        let Some(values) = &mut self.values else { return Ok(None) };
+        while values.len() < len {
+            match element(bytes)? {
+                None => return Ok(None),
+                Some(Element::Bulk(value)) => values.push(value),
+                Some(Element::Failed(_)) => values.push(None),
+                Some(_) => return Err(Violation("no bulk string in the answer to MGET")),
+            }
+        }
+        Ok(self.values.take().map(Answer::Values))
+    }
+
+    fn singles(&mut self, len: usize, bytes: &mut BytesMut) -> Result<Option<Answer>, Violation> {
+        while self.seen < len {
+            match element(bytes)? {
+                None => return Ok(None),
+                Some(Element::Failed(error)) => self.error = self.error.take().or(Some(error)),
+                Some(Element::Array(_)) => return Err(Violation("an array in answer to a write")),
+                Some(Element::Bulk(_) | Element::Other) => {}
+            }
+            self.seen += 1;
+        }
+        self.seen = 0;
+        Ok(Some(self.error.take().map_or(Answer::Done, Answer::Failed)))
+    }
+}
+
+fn element(bytes: &mut BytesMut) -> Result<Option<Element>, Violation> {
+    match bytes.first() {
+        None => Ok(None),
+        Some(b'$') => bulk(bytes).map(|found| found.map(Element::Bulk)),
+        Some(b'*') => {
+            let Some(line) = take_line(bytes, LINE_MAX)? else { return Ok(None) };
+            let len = number(&line[1..]).and_then(|n| usize::try_from(n).ok());
+            len.map(|n| Some(Element::Array(n))).ok_or(Violation("an array of no length"))
+        }
+        Some(b'-') => {
+            let Some(line) = take_line(bytes, LINE_MAX)? else { return Ok(None) };
+            Ok(Some(Element::Failed(String::from_utf8_lossy(&line[1..]).into_owned())))
+        }
+        Some(b'+' | b':') => Ok(take_line(bytes, LINE_MAX)?.map(|_| Element::Other)),
+        Some(_) => Err(Violation("a reply of unknown type")),
+    }
+}
+
+/// Consumes nothing until the whole string is here.
+fn bulk(bytes: &mut BytesMut) -> Result<Option<Option<Bytes>>, Violation> {
+    let Some(end) = bytes.iter().take(24).position(|byte| *byte == b'\n') else {
+        return if bytes.len() >= 24 { Err(Violation("a length without end")) } else { Ok(None) };
+    };
+    let digits = bytes.get(1..end.saturating_sub(1)).unwrap_or_default();
+    let Some(len) = number(digits) else { return Err(Violation("a length that is no number")) };
+    if len == -1 {
+        bytes.advance(end + 1);
+        return Ok(Some(None));
+    }
+    let len = usize::try_from(len).map_err(|_| Violation("a negative length"))?;
+    if len > VALUE_MAX {
+        return Err(Violation("a value above 64 MiB"));
+    }
+    let start = end + 1;
+    if bytes.len() < start + len + 2 {
+        return Ok(None);
+    }
+    if &bytes[start + len..start + len + 2] != b"\r\n" {
+        return Err(Violation("a value longer than announced"));
+    }
+    // Copied: a slice of the read buffer would keep the whole buffer alive in the near cache.
+    let value = Bytes::copy_from_slice(&bytes[start..start + len]);
+    bytes.advance(start + len + 2);
+    Ok(Some(Some(value)))
+}
