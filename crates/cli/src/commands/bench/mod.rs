@@ -1,0 +1,40 @@
+//! `herdsman bench`: measurements that anyone can run again, JSON lines with `--json`.
+
+mod guard;
+mod hunt;
+mod seed;
+
+use clap::{Args, Subcommand};
+
+use crate::failure::Failure;
+
+/// Benchmarks.
+#[derive(Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// The whole hunt: events/s, latency, memory, and how the time splits by room
+    Hunt(hunt::HuntBench),
+    /// The design that failed (HAProxy, stateless workers, Redis per event) beside ours
+    Seed(seed::Seed),
+    /// The guard's look-ups: rate and latency
+    Guard(guard::GuardBench),
+    /// 10,000 identical cold misses: loads and latency, guard beside plain cache-aside
+    Herd(guard::HerdBench),
+}
+
+impl Bench {
+    /// Runs one.
+    pub fn run(self) -> Result<(), Failure> {
+        match self.what {
+            What::Hunt(bench) => bench.run(),
+            What::Seed(bench) => bench.run(),
+            What::Guard(bench) => bench.run(),
+            What::Herd(bench) => bench.run(),
+        }
+    }
+}
