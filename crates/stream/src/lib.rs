@@ -16,6 +16,7 @@ pub mod eval;
 pub mod expr;
 pub mod frame;
 pub mod functions;
+mod idleness;
 pub mod keys;
 pub mod numbers;
 pub mod operator;

@@ -23,8 +23,6 @@ use crate::source::{TimeReader, rows_of};
 use crate::task::Task;
 use crate::topology::{Input, Output, StageEnv};
 
-/// An upstream partition without rows for so long counts as idle, ms of the wall clock.
-const IDLE_MS: i64 = 5_000;
 /// Late rows are reported at most this often, ms of the wall clock.
 const LATE_REPORT_MS: i64 = 60_000;
 /// A commit that the bus cannot take now is tried again so often, after 50 ms, 100 ms … 3.2 s.
@@ -321,6 +319,9 @@ impl QueryRun {
             let mut out = Vec::new();
             self.tasks[task].push(source, part, &mut ctx, &mut out)?;
             self.tasks[task].active_ms = around.now_ms;
+            if self.repartitioners.contains_key(&self.tasks[task].stage) {
+                self.shared.activity.note(around.now_ms);
+            }
             self.emit(task, out, ctx, failures)?;
             start += len;
         }
@@ -499,13 +500,14 @@ impl QueryRun {
     }
 
     fn mark_stream_times(&mut self, around: &Surroundings<'_>) -> Result<(), QueryError> {
-        for task in &mut self.tasks {
+        for (number, task) in self.tasks.iter_mut().enumerate() {
             let Some(repartitioner) = self.repartitioners.get(&task.stage) else { continue };
             let Some(mut time) = task.stream_time() else { continue };
             if task.upstreams.iter().any(Option::is_some) {
                 time = task.watermark;
             }
-            let idle = around.now_ms.saturating_sub(task.active_ms) >= IDLE_MS;
+            let idle = self.shared.activity.outran(task.active_ms, around.now_ms)
+                && (task.idle_sent || has_read_all(&self.feeds, &self.positions, number, around.bus));
             if time > task.sent_watermark {
                 task.sent_watermark = time;
                 task.idle_sent = false;
@@ -550,6 +552,19 @@ impl QueryRun {
         }
         Ok(all)
     }
+}
+
+/// Whether task `number` has read every record of its inputs.
+fn has_read_all(
+    feeds: &HashMap<TopicPartition, Vec<Feed>>,
+    positions: &BTreeMap<TopicPartition, i64>,
+    number: usize,
+    bus: &Arc<dyn Bus>,
+) -> bool {
+    let behind = |at: &TopicPartition| {
+        positions.get(at).is_some_and(|position| bus.offsets(at).is_ok_and(|range| *position < range.end))
+    };
+    !feeds.iter().any(|(at, feeds)| feeds.iter().any(|(task, _)| *task == number) && behind(at))
 }
 
 /// `1204` as `1,204`.

@@ -9,6 +9,7 @@ use herdsman_bus::BusError;
 use herdsman_formats::WindowedKey;
 use herdsman_record::TopicPartition;
 
+use crate::idleness::Activity;
 use crate::operator::OperatorError;
 use crate::plan::QueryPlan;
 use crate::rows::Rows;
@@ -44,6 +45,8 @@ pub struct QueryShared {
     pub errors: AtomicU64,
     /// A thread could not go on; the others drop their part too.
     pub failed: AtomicBool,
+    /// When its first stages had rows.
+    pub activity: Activity,
     /// State and last sentence.
     pub state: Mutex<(QueryState, Option<String>)>,
     /// Next offsets of user topics and repartition topics.

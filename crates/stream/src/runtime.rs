@@ -16,6 +16,7 @@ use herdsman_host::Clock;
 use herdsman_record::TopicPartition;
 
 use crate::Rows;
+use crate::idleness::Activity;
 use crate::operator::Scan;
 use crate::plan::QueryPlan;
 use crate::pull::key_columns;
@@ -388,6 +389,7 @@ impl Runtime {
             late: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             failed: AtomicBool::new(false),
+            activity: Activity::default(),
             state: Mutex::new((QueryState::Running, None)),
             positions: Mutex::default(),
         })
