@@ -1,8 +1,14 @@
 //! Builds one record batch, record by record, without allocating per record.
 
-use bytes::{Bytes, BytesMut};
+use std::ops::Range;
 
-use crate::batch::{Batch, HEADER_LEN, LENGTH_PREFIX_LEN, crc32c};
+use bytes::Bytes;
+
+use crate::batch::{
+    ATTRIBUTES, BASE_SEQUENCE, BASE_TIMESTAMP, Batch, CRC, CRC_START, HEADER_LEN, LAST_OFFSET_DELTA,
+    LEADER_EPOCH, LENGTH, LENGTH_PREFIX_LEN, MAGIC, MAX_TIMESTAMP, PRODUCER_EPOCH, PRODUCER_ID, RECORD_COUNT,
+    crc32c,
+};
 use crate::varint::{put_varlong, varlong_len};
 use crate::{Compression, Headers, RecordError};
 
@@ -17,7 +23,10 @@ use crate::{Compression, Headers, RecordError};
 /// ```
 #[derive(Debug, Clone)]
 pub struct BatchBuilder {
-    body: Vec<u8>,
+    /// Room for the header, then the records, so that a batch is sealed where it grew; empty before the first record.
+    bytes: Vec<u8>,
+    /// Bytes of the last batch: the next one is likely to need as many.
+    last_len: usize,
     count: i32,
     base_timestamp_ms: i64,
     max_timestamp_ms: i64,
@@ -36,7 +45,8 @@ impl BatchBuilder {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            body: Vec::new(),
+            bytes: Vec::new(),
+            last_len: 0,
             count: 0,
             base_timestamp_ms: -1,
             max_timestamp_ms: -1,
@@ -70,7 +80,7 @@ impl BatchBuilder {
     /// Bytes of the batch so far, uncompressed, header included.
     #[must_use]
     pub fn byte_len(&self) -> usize {
-        HEADER_LEN + self.body.len()
+        self.bytes.len().max(HEADER_LEN)
     }
 
     /// Appends a record. `timestamp_ms` is milliseconds since the Unix epoch; a `None` value is a tombstone.
@@ -87,10 +97,10 @@ impl BatchBuilder {
                 .map(|(name, value)| sized_len(Some(name.as_bytes())) + sized_len(*value))
                 .sum::<usize>();
         self.begin(timestamp_ms, key, value, headers_len);
-        put_varlong(&mut self.body, len_i64(headers.len()));
+        put_varlong(&mut self.bytes, len_i64(headers.len()));
         for (name, value) in headers {
-            put_sized(&mut self.body, Some(name.as_bytes()));
-            put_sized(&mut self.body, *value);
+            put_sized(&mut self.bytes, Some(name.as_bytes()));
+            put_sized(&mut self.bytes, *value);
         }
     }
 
@@ -104,12 +114,15 @@ impl BatchBuilder {
     ) {
         let count = len_i64(headers.len());
         self.begin(timestamp_ms, key, value, varlong_len(count) + headers.encoded().len());
-        put_varlong(&mut self.body, count);
-        self.body.extend_from_slice(headers.encoded());
+        put_varlong(&mut self.bytes, count);
+        self.bytes.extend_from_slice(headers.encoded());
     }
 
     fn begin(&mut self, timestamp_ms: i64, key: Option<&[u8]>, value: Option<&[u8]>, headers_len: usize) {
         if self.count == 0 {
+            self.bytes.clear();
+            self.bytes.reserve(self.last_len + self.last_len / 8);
+            self.bytes.resize(HEADER_LEN, 0);
             self.base_timestamp_ms = timestamp_ms;
             self.max_timestamp_ms = timestamp_ms;
         }
@@ -122,12 +135,12 @@ impl BatchBuilder {
             + sized_len(key)
             + sized_len(value)
             + headers_len;
-        put_varlong(&mut self.body, len_i64(len));
-        self.body.push(0);
-        put_varlong(&mut self.body, timestamp_delta);
-        put_varlong(&mut self.body, offset_delta);
-        put_sized(&mut self.body, key);
-        put_sized(&mut self.body, value);
+        put_varlong(&mut self.bytes, len_i64(len));
+        self.bytes.push(0);
+        put_varlong(&mut self.bytes, timestamp_delta);
+        put_varlong(&mut self.bytes, offset_delta);
+        put_sized(&mut self.bytes, key);
+        put_sized(&mut self.bytes, value);
         self.count += 1;
     }
 
@@ -139,34 +152,43 @@ impl BatchBuilder {
         }
         let compressed = match compression {
             Compression::None => None,
-            codec => Some(codec.compress(&self.body)?),
+            codec => {
+                let body = codec.compress(self.bytes.get(HEADER_LEN..).unwrap_or_default())?;
+                let mut sealed = Vec::with_capacity(HEADER_LEN + body.len());
+                sealed.resize(HEADER_LEN, 0);
+                sealed.extend_from_slice(&body);
+                Some(sealed)
+            }
         };
-        let body = compressed.as_deref().unwrap_or(&self.body);
-        let total = HEADER_LEN + body.len();
+        let total = compressed.as_ref().map_or(self.bytes.len(), Vec::len);
         let length = i32::try_from(total - LENGTH_PREFIX_LEN)
             .map_err(|_| RecordError::Malformed("batch larger than 2 GiB"))?;
-        let mut out = BytesMut::with_capacity(total);
+        self.last_len = self.bytes.len();
+        let mut out = compressed.unwrap_or_else(|| std::mem::take(&mut self.bytes));
         let (producer_id, producer_epoch, base_sequence) = self.producer;
-        out.extend_from_slice(&0_i64.to_be_bytes());
-        out.extend_from_slice(&length.to_be_bytes());
-        out.extend_from_slice(&(-1_i32).to_be_bytes());
-        out.extend_from_slice(&[2, 0, 0, 0, 0]);
-        out.extend_from_slice(&(self.attributes | i16::from(compression.attributes())).to_be_bytes());
-        out.extend_from_slice(&(self.count - 1).to_be_bytes());
-        out.extend_from_slice(&self.base_timestamp_ms.to_be_bytes());
-        out.extend_from_slice(&self.max_timestamp_ms.to_be_bytes());
-        out.extend_from_slice(&producer_id.to_be_bytes());
-        out.extend_from_slice(&producer_epoch.to_be_bytes());
-        out.extend_from_slice(&base_sequence.to_be_bytes());
-        out.extend_from_slice(&self.count.to_be_bytes());
-        out.extend_from_slice(body);
-        let crc = crc32c(out.get(21..).unwrap_or_default());
-        if let Some(place) = out.get_mut(17..21) {
-            place.copy_from_slice(&crc.to_be_bytes());
-        }
-        self.body.clear();
+        let attributes = self.attributes | i16::from(compression.attributes());
+        put(&mut out, LENGTH, &length.to_be_bytes());
+        put(&mut out, LEADER_EPOCH, &(-1_i32).to_be_bytes());
+        put(&mut out, MAGIC..MAGIC + 1, &[2]);
+        put(&mut out, ATTRIBUTES, &attributes.to_be_bytes());
+        put(&mut out, LAST_OFFSET_DELTA, &(self.count - 1).to_be_bytes());
+        put(&mut out, BASE_TIMESTAMP, &self.base_timestamp_ms.to_be_bytes());
+        put(&mut out, MAX_TIMESTAMP, &self.max_timestamp_ms.to_be_bytes());
+        put(&mut out, PRODUCER_ID, &producer_id.to_be_bytes());
+        put(&mut out, PRODUCER_EPOCH, &producer_epoch.to_be_bytes());
+        put(&mut out, BASE_SEQUENCE, &base_sequence.to_be_bytes());
+        put(&mut out, RECORD_COUNT, &self.count.to_be_bytes());
+        let crc = crc32c(out.get(CRC_START..).unwrap_or_default());
+        put(&mut out, CRC, &crc.to_be_bytes());
+        self.bytes.clear();
         self.count = 0;
         Batch::from_bytes(Bytes::from(out))
+    }
+}
+
+fn put(out: &mut [u8], place: Range<usize>, value: &[u8]) {
+    if let Some(field) = out.get_mut(place) {
+        field.copy_from_slice(value);
     }
 }
 

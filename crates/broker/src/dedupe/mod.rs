@@ -91,8 +91,8 @@ struct Generation {
 }
 
 impl Generation {
-    fn new(ids: usize, now_ms: i64) -> Self {
-        Self { ids: Table::with_capacity(ids), first_ms: now_ms, last_ms: now_ms }
+    fn new(spare: Option<Table>, ids: usize, now_ms: i64) -> Self {
+        Self { ids: Table::reuse(spare, ids), first_ms: now_ms, last_ms: now_ms }
     }
 
     fn bytes(&self) -> usize {
@@ -234,15 +234,17 @@ impl Dedupe {
             return;
         }
         let full = self.ids_per_generation_max * 2 * SLOT_BYTES;
+        let mut spare = None;
         while !self.generations.is_empty() && self.bytes() + full > self.memory_bytes_max {
             let Some(oldest) = self.generations.pop_front() else { break };
             if now_ms.saturating_sub(oldest.last_ms) < self.window_ms {
                 self.stats.forgotten_early += oldest.ids.len() as u64;
             }
+            spare = Some(oldest.ids);
         }
         let like_last = self.generations.back().map_or(0, |newest| newest.ids.len());
         let slots = like_last.clamp(SLOTS_MIN / 2, self.ids_per_generation_max);
-        self.generations.push_back(Generation::new(slots, now_ms));
+        self.generations.push_back(Generation::new(spare, slots, now_ms));
     }
 
     fn bytes(&self) -> usize {

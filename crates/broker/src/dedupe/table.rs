@@ -54,6 +54,18 @@ impl Table {
         Self { slots: empty_slots(slots), len: 0 }
     }
 
+    /// Room for `ids` without growing, in the memory of `spare` if that has just this much.
+    pub(super) fn reuse(spare: Option<Self>, ids: usize) -> Self {
+        match spare {
+            Some(mut table) if table.slots.len() == (ids * 2).next_power_of_two().max(SLOTS_MIN) => {
+                table.slots.fill(EMPTY);
+                table.len = 0;
+                table
+            }
+            _ => Self::with_capacity(ids),
+        }
+    }
+
     /// Ids held.
     pub(super) fn len(&self) -> usize {
         self.len
