@@ -1,15 +1,12 @@
 //! The herdsman program: one file per command; this file is the table of contents.
 
+mod allocator;
 mod commands;
 mod failure;
 
 use clap::{Parser, Subcommand};
-use mimalloc::MiMalloc;
 
 use crate::failure::Failure;
-
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Event bus, streaming SQL, routes and a self-tuning cache connection in one program.
 #[derive(Parser)]
@@ -50,6 +47,7 @@ enum Command {
 }
 
 fn main() -> std::process::ExitCode {
+    allocator::configure();
     let outcome = match Cli::try_parse() {
         Ok(cli) => run(cli.command),
         Err(error) => failure::usage(&error),

@@ -26,7 +26,7 @@ pub const CHECKINS: &str = "checkins";
 /// Topic of the rows that could not be read.
 pub const DEAD_LETTERS: &str = "checkins-dead-letter";
 /// Events sent but not yet visible in every query, at most.
-pub const IN_FLIGHT_MAX: u64 = 65_536;
+pub const IN_FLIGHT_MAX: u64 = 131_072;
 /// At a fixed rate, events are sent in runs of at least this much time, seconds.
 const GATHER_S: f64 = 0.002;
 /// Events of one run at most.
@@ -277,15 +277,6 @@ impl Feed {
     #[inline]
     fn encode(&mut self, events: &Events, row: usize, shift_ms: i64) -> i64 {
         let place = events.place.value(row);
-        if !self.positions.contains_key(place) {
-            let known = events.lat.is_valid(row) && events.lon.is_valid(row);
-            let position = if known {
-                encode_position(events.lat.value(row), events.lon.value(row))
-            } else {
-                String::new()
-            };
-            self.positions.insert(place.into(), position.into());
-        }
         let actual_ms = events.actual.value(row) + shift_ms;
         self.latest_ms = self.latest_ms.max(actual_ms);
         self.id.clear();
@@ -300,7 +291,10 @@ impl Feed {
             kind: events.kind.value(row),
             scheduled_ms: events.scheduled.value(row) + shift_ms,
             actual_ms,
-            position: self.positions.get(place).map_or("", |position| position),
+            position: match self.positions.get(place) {
+                Some(position) => position,
+                None => self.positions.entry(place.into()).or_insert(position_of(events, row)),
+            },
         };
         event.encode(&mut self.value);
         actual_ms
@@ -355,6 +349,13 @@ impl Feed {
         self.bus.produce(&TopicPartition::new(DEAD_LETTERS, 0), builder.finish(Compression::None)?)?;
         Ok(())
     }
+}
+
+/// The JSON members of a row's position; empty if it has none.
+#[cold]
+fn position_of(events: &Events, row: usize) -> Box<str> {
+    let known = events.lat.is_valid(row) && events.lon.is_valid(row);
+    if known { encode_position(events.lat.value(row), events.lon.value(row)).into() } else { "".into() }
 }
 
 /// The span of the input in event time, from which a loop's shift follows.

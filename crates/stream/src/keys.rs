@@ -130,6 +130,22 @@ impl KeyCodec {
             Shape::Long | Shape::Int => a.iter().rev().cmp(b.iter().rev()),
         }
     }
+
+    /// A number that orders as [`KeyCodec::compare`] does wherever it differs: the first 16 bytes of the order.
+    #[must_use]
+    pub fn prefix(&self, key: &[u8]) -> u128 {
+        let mut bytes = [0; 16];
+        match self.shape {
+            Shape::Text | Shape::Wide(_) => {
+                let len = key.len().min(16);
+                bytes[..len].copy_from_slice(&key[..len]);
+            }
+            Shape::Long | Shape::Int => {
+                bytes.iter_mut().zip(key.iter().rev()).for_each(|(place, byte)| *place = *byte);
+            }
+        }
+        u128::from_be_bytes(bytes)
+    }
 }
 
 /// Turns rows of columns into bytes and back (Arrow's row format).
@@ -226,5 +242,14 @@ mod tests {
         }
         let codec = KeyCodec::new(&[Column::new("K", SqlType::BigInt)]).unwrap();
         assert_eq!(codec.compare(&3_i64.to_le_bytes(), &256_i64.to_le_bytes()), Ordering::Less);
+        assert!(codec.prefix(&3_i64.to_le_bytes()) < codec.prefix(&256_i64.to_le_bytes()));
+        let texts = KeyCodec::new(&[Column::new("K", SqlType::String)]).unwrap();
+        assert!(texts.prefix(b"") < texts.prefix(b"a") && texts.prefix(b"a") < texts.prefix(b"ab"));
+        let long = [b"0123456789abcdefX".as_slice(), b"0123456789abcdefY"];
+        assert_eq!(
+            texts.prefix(long[0]),
+            texts.prefix(long[1]),
+            "what the prefix leaves open, compare decides"
+        );
     }
 }

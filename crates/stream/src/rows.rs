@@ -125,7 +125,13 @@ impl Rows {
             return Ok(self.clone());
         }
         let predicate = compute::FilterBuilder::new(keep).optimize().build();
-        let columns = self.columns.iter().map(|c| predicate.filter(c)).collect::<Result<_, _>>()?;
+        let kept = indices.len();
+        // a column that no query reads is all null: any part of it is as good as another
+        let pick = |column: &ArrayRef| match column.null_count() == column.len() {
+            true => Ok(column.slice(0, kept)),
+            false => predicate.filter(column),
+        };
+        let columns = self.columns.iter().map(pick).collect::<Result<_, _>>()?;
         let gathered =
             self.gather_with(columns, &indices, |old| old.iter().map(|c| predicate.filter(c)).collect())?;
         Ok(gathered.normal())

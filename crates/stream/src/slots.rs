@@ -20,6 +20,8 @@ pub struct SlotMeta {
     pub epoch: u32,
     /// Whether it changed since the last commit.
     pub dirty: bool,
+    /// Whether the changelog has it.
+    pub logged: bool,
     live: bool,
 }
 
@@ -69,7 +71,8 @@ impl Slots {
 
     #[cold]
     fn insert(&mut self, hash: u64, key: &[u8], start: i64) -> u32 {
-        let meta = SlotMeta { hash, start, time: i64::MIN, epoch: 0, dirty: false, live: true };
+        let meta =
+            SlotMeta { hash, start, time: i64::MIN, epoch: 0, dirty: false, logged: false, live: true };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.metas[slot as usize] = meta;

@@ -22,7 +22,7 @@ use crate::runtime::{CacheLookup, QueryState};
 /// Bytes read from one partition at once.
 const PARTITION_BYTES: usize = 4 << 20;
 /// Under load, outputs become visible at least this often, ns.
-const COMMIT_NS: u64 = 30_000_000;
+const COMMIT_NS: u64 = 50_000_000;
 
 /// Two commits of a thread lie at least this far apart, ns: a commit costs the same for one row and for ten thousand,
 /// so a trickle is gathered. Under load a cycle takes longer than this anyway.

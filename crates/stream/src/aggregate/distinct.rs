@@ -1,6 +1,6 @@
 //! COUNT_DISTINCT: exact, by 128-bit fingerprints of the values (ksqlDB estimates with HyperLogLog).
 //!
-//! Up to eight fingerprints of a group lie in one small vector that is scanned; more go into a hash set. With 10^9
+//! Up to 32 fingerprints of a group lie in one small vector that is scanned; more go into a hash set. With 10^9
 //! values in a group the chance of one wrong count is below 10^-20.
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::{DecodeStateError, GroupState, Rows};
 use crate::SqlType;
 use crate::eval::value_at;
 
-const SMALL: usize = 8;
+const SMALL: usize = 32;
 
 #[derive(Debug, Clone)]
 enum Set {
@@ -55,10 +55,10 @@ impl Set {
         }
     }
 
-    fn prints(&self) -> Vec<u128> {
+    fn each(&self, mut visit: impl FnMut(u128)) {
         match self {
-            Self::Few(prints) => prints.clone(),
-            Self::Many(prints) => prints.iter().copied().collect(),
+            Self::Few(prints) => prints.iter().copied().for_each(visit),
+            Self::Many(prints) => prints.iter().for_each(|print| visit(*print)),
         }
     }
 }
@@ -139,9 +139,8 @@ impl GroupState for CountDistinct {
     fn undo(&mut self, _slots: &[u32], _rows: Rows<'_>, _args: &[ArrayRef]) {}
 
     fn merge(&mut self, into: u32, from: u32) {
-        for print in self.sets[from as usize].prints() {
-            self.sets[into as usize].insert(print);
-        }
+        let added = self.sets[from as usize].clone();
+        added.each(|print| self.sets[into as usize].insert(print));
     }
 
     fn results(&self, slots: &[u32]) -> ArrayRef {
@@ -151,9 +150,10 @@ impl GroupState for CountDistinct {
 
     fn encode(&self, slot: u32, out: &mut Vec<u8>) {
         out.push(VERSION);
-        let prints = self.sets[slot as usize].prints();
-        out.extend_from_slice(&u32::try_from(prints.len()).unwrap_or(u32::MAX).to_le_bytes());
-        prints.iter().for_each(|print| out.extend_from_slice(&print.to_le_bytes()));
+        let set = &self.sets[slot as usize];
+        out.reserve(4 + set.len() * 16);
+        out.extend_from_slice(&u32::try_from(set.len()).unwrap_or(u32::MAX).to_le_bytes());
+        set.each(|print| out.extend_from_slice(&print.to_le_bytes()));
     }
 
     fn decode(&mut self, slot: u32, bytes: &mut &[u8]) -> Result<(), DecodeStateError> {

@@ -29,11 +29,13 @@ pub(crate) fn binary(
     frame: &Frame<'_>,
     run: &mut Run<'_, '_>,
 ) -> Result<ArrayRef, EvalError> {
+    if *ty == SqlType::String {
+        return super::concat::concat(left, right, frame, run);
+    }
     let (left_type, right_type) = (left.ty(), right.ty());
     let left = operand(left, frame, run)?;
     let right = operand(right, frame, run)?;
     let array = match ty {
-        SqlType::String => concat(&left, &right, frame.rows)?,
         SqlType::Decimal { precision, scale } => {
             let types = (decimal_of(&left_type)?, decimal_of(&right_type)?, (*precision, *scale));
             let left = widen(left, &left_type)?;
@@ -52,7 +54,7 @@ pub(crate) fn binary(
 }
 
 /// A result of two constants, for all rows.
-fn spread(one: &ArrayRef, rows: usize) -> Result<ArrayRef, EvalError> {
+pub(crate) fn spread(one: &ArrayRef, rows: usize) -> Result<ArrayRef, EvalError> {
     let zeros = arrow::array::UInt32Array::from_value(0, rows);
     Ok(arrow::compute::take(one, &zeros, None)?)
 }
@@ -105,6 +107,10 @@ fn divide<T: ArrowPrimitiveType>(
 ) -> ArrayRef {
     let a = left.array.as_primitive::<T>();
     let b = right.array.as_primitive::<T>();
+    if right.scalar && !left.scalar && b.is_valid(0) && b.value(0) != zero {
+        let divisor = b.value(0);
+        return Arc::new(a.unary::<_, T>(|value| apply(value, divisor)));
+    }
     let result: PrimitiveArray<T> = (0..frame.rows)
         .map(|row| {
             let (left_row, right_row) = (left.at(row), right.at(row));
@@ -120,39 +126,6 @@ fn divide<T: ArrowPrimitiveType>(
         })
         .collect();
     Arc::new(result)
-}
-
-fn concat(left: &Operand, right: &Operand, rows: usize) -> Result<ArrayRef, EvalError> {
-    let texts = |operand: &Operand| {
-        operand.array.as_string_opt::<i32>().cloned().ok_or_else(|| plan("concatenation"))
-    };
-    let (a, b) = (texts(left)?, texts(right)?);
-    let bytes = |operand: &Operand, array: &arrow::array::StringArray| {
-        let one = array.value_data().len();
-        if operand.scalar { one.saturating_mul(rows) } else { one }
-    };
-    let capacity = bytes(left, &a).saturating_add(bytes(right, &b)).min(1 << 26);
-    let mut data = Vec::with_capacity(capacity);
-    let mut offsets = Vec::with_capacity(rows + 1);
-    offsets.push(0_i32);
-    let has_nulls = a.null_count() + b.null_count() > 0;
-    let mut valid = Vec::with_capacity(if has_nulls { rows } else { 0 });
-    for row in 0..rows {
-        let (i, j) = (left.at(row), right.at(row));
-        let present = !has_nulls || (a.is_valid(i) && b.is_valid(j));
-        if present {
-            data.extend_from_slice(a.value(i).as_bytes());
-            data.extend_from_slice(b.value(j).as_bytes());
-        }
-        if has_nulls {
-            valid.push(present);
-        }
-        offsets.push(i32::try_from(data.len()).map_err(|_| plan("a text column of more than 2 GiB"))?);
-    }
-    let nulls = has_nulls.then(|| arrow::buffer::NullBuffer::from(valid));
-    let offsets = arrow::buffer::OffsetBuffer::new(offsets.into());
-    // SAFETY-free: try_new checks UTF-8, which two UTF-8 texts side by side keep.
-    Ok(Arc::new(arrow::array::StringArray::try_new(offsets, data.into(), nulls)?))
 }
 
 fn decimal_of(ty: &SqlType) -> Result<(u8, u8), EvalError> {

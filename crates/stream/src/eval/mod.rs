@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array};
 use arrow::buffer::BooleanBuffer;
+use arrow::datatypes::Float64Type;
 
 use crate::SqlType;
 use crate::expr::{Expr, Value};
@@ -16,6 +17,7 @@ use crate::functions::{ArgColumn, Kernel};
 mod arithmetic;
 mod cast;
 mod compare;
+mod concat;
 mod lambda;
 mod logic;
 mod nested;
@@ -322,6 +324,13 @@ fn call(
         operands.push(operand_guarded(arg, frame, run)?);
     }
     match function.kernel {
+        Kernel::Doubles(compute) => {
+            let operand =
+                operands.first().ok_or_else(|| plan(format!("{} without arguments", function.name)))?;
+            let values = operand.array.as_primitive::<Float64Type>().unary::<_, Float64Type>(compute);
+            let array: ArrayRef = Arc::new(values);
+            if operand.scalar { arithmetic::spread(&array, frame.rows) } else { Ok(array) }
+        }
         Kernel::Columns(kernel) => {
             let columns: Vec<ArgColumn<'_>> = operands
                 .iter()

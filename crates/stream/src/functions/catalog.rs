@@ -48,6 +48,11 @@ pub(crate) const fn row(signature: &'static str, kernel: RowKernel) -> Overload 
     Overload::new(signature, Kernel::Row(kernel))
 }
 
+/// One DOUBLE to another, a whole column at once.
+pub(crate) const fn doubles(signature: &'static str, compute: fn(f64) -> f64) -> Overload {
+    Overload::new(signature, Kernel::Doubles(compute))
+}
+
 /// All rows at once.
 pub(crate) const fn columns(signature: &'static str, kernel: ColumnKernel) -> Overload {
     Overload::new(signature, Kernel::Columns(kernel))

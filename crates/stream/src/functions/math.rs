@@ -7,7 +7,7 @@ use arrow::datatypes::i256;
 
 use super::RowCall;
 use super::args::{Outcome, double, long};
-use super::catalog::{Def, Overload, row, strict};
+use super::catalog::{Def, Overload, doubles, row, strict};
 use super::{Kernel, typing};
 use crate::SqlType;
 use crate::eval::compare_values;
@@ -22,7 +22,7 @@ macro_rules! doubles {
             overloads: &[
                 strict("value INTEGER -> DOUBLE", |_, args| Ok(Value::Double($compute(double(&args[0])?)))),
                 strict("value BIGINT -> DOUBLE", |_, args| Ok(Value::Double($compute(double(&args[0])?)))),
-                strict("value DOUBLE -> DOUBLE", |_, args| Ok(Value::Double($compute(double(&args[0])?)))),
+                doubles("value DOUBLE -> DOUBLE", $compute),
             ],
         }
     };
@@ -69,14 +69,14 @@ macro_rules! extremes {
 }
 
 macro_rules! same_type {
-    ($name:literal, $about:literal, $kernel:ident) => {
+    ($name:literal, $about:literal, $kernel:ident, $double:expr) => {
         Def {
             name: $name,
             about: $about,
             overloads: &[
                 strict("val INTEGER -> INTEGER", $kernel),
                 strict("val BIGINT -> BIGINT", $kernel),
-                strict("val DOUBLE -> DOUBLE", $kernel),
+                doubles("val DOUBLE -> DOUBLE", $double),
                 strict("val DECIMAL -> DECIMAL", $kernel),
             ],
         }
@@ -101,9 +101,9 @@ macro_rules! rounding {
 }
 
 pub(crate) const DEFS: &[Def] = &[
-    same_type!("ABS", "The absolute value.", abs),
-    same_type!("CEIL", "The smallest whole number that is not less.", ceil),
-    same_type!("FLOOR", "The largest whole number that is not greater.", floor),
+    same_type!("ABS", "The absolute value.", abs, f64::abs),
+    same_type!("CEIL", "The smallest whole number that is not less.", ceil, f64::ceil),
+    same_type!("FLOOR", "The largest whole number that is not greater.", floor, f64::floor),
     doubles!("ACOS", "The arc cosine.", f64::acos),
     doubles!("ASIN", "The arc sine.", f64::asin),
     doubles!("ATAN", "The arc tangent.", f64::atan),

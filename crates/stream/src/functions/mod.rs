@@ -165,6 +165,8 @@ pub(crate) enum Kernel {
     Strict(RowKernel),
     /// Row by row, nulls included.
     Row(RowKernel),
+    /// One DOUBLE to another, a whole column at once; null stays null and no value can fail.
+    Doubles(fn(f64) -> f64),
     /// All rows at once.
     Columns(ColumnKernel),
     /// With lambdas.

@@ -274,7 +274,7 @@ impl Aggregate {
                 for (_, window) in self.slots.windows(first, last) {
                     let from = slots.len();
                     slots.extend_from_slice(window);
-                    slots[from..].sort_by(|a, b| self.codec.compare(self.slots.key(*a), self.slots.key(*b)));
+                    self.sort_by_key(&mut slots[from..]);
                 }
                 self.closed_until = last;
                 for part in slots.chunks(16_384) {
@@ -284,13 +284,28 @@ impl Aggregate {
         }
         let horizon = now.saturating_sub(spec.retention_ms.max(size.saturating_add(spec.grace_ms)));
         for slot in self.slots.expire(horizon) {
-            self.removed.push(group_key(self.slots.key(slot), self.slots.peek(slot).start));
+            // a group that came and went between two commits leaves no trace
+            if self.slots.peek(slot).logged {
+                self.removed.push(group_key(self.slots.key(slot), self.slots.peek(slot).start));
+            }
             self.slots.meta(slot).dirty = false;
             for state in &mut self.states {
                 state.reset(slot);
             }
         }
         Ok(())
+    }
+
+    /// Orders groups by their keys; the first 16 bytes decide most comparisons.
+    fn sort_by_key(&self, slots: &mut [u32]) {
+        let mut keyed: Vec<(u128, u32)> =
+            slots.iter().map(|slot| (self.codec.prefix(self.slots.key(*slot)), *slot)).collect();
+        keyed.sort_unstable_by(|(a, left), (b, right)| {
+            a.cmp(b).then_with(|| self.codec.compare(self.slots.key(*left), self.slots.key(*right)))
+        });
+        for (place, (_, slot)) in slots.iter_mut().zip(keyed) {
+            *place = slot;
+        }
     }
 
     fn stored(&self, slots: &[u32]) -> Result<Rows, OperatorError> {
@@ -467,6 +482,7 @@ impl Operator for Aggregate {
             if !std::mem::take(&mut meta.dirty) {
                 continue;
             }
+            meta.logged = true;
             value.clear();
             value.extend_from_slice(&meta.time.to_be_bytes());
             let start = meta.start;
@@ -503,7 +519,9 @@ impl Operator for Aggregate {
         };
         let time = take_i64(&mut value)?;
         let slot = self.slots.find_or_insert(rest, hash_key(rest), start);
-        self.slots.meta(slot).time = time;
+        let meta = self.slots.meta(slot);
+        meta.time = time;
+        meta.logged = true;
         for state in &mut self.states {
             state.ensure(self.slots.capacity());
             state.decode(slot, &mut value)?;
