@@ -26,7 +26,7 @@ pub const CHECKINS: &str = "checkins";
 /// Topic of the rows that could not be read.
 pub const DEAD_LETTERS: &str = "checkins-dead-letter";
 /// Events sent but not yet visible in every query, at most.
-pub const IN_FLIGHT_MAX: u64 = 131_072;
+pub const IN_FLIGHT_MAX: u64 = 262_144;
 /// At a fixed rate, events are sent in runs of at least this much time, seconds.
 const GATHER_S: f64 = 0.002;
 /// Events of one run at most.

@@ -29,7 +29,7 @@ const SYSTEM_OF_RECORD: &str = "hunt.sqlite";
 /// Event ids are remembered for a day of wall clock, within [`DEDUPE_BYTES`].
 const DEDUPE_WINDOW_MS: i64 = 86_400_000;
 /// Memory for remembered event ids.
-const DEDUPE_BYTES: i64 = 256 << 20;
+const DEDUPE_BYTES: i64 = 272 << 20;
 /// How long the queries may take to settle after the last event.
 const SETTLE: Duration = Duration::from_secs(120);
 

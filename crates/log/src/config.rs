@@ -25,7 +25,7 @@ pub struct LogConfig {
 impl Default for LogConfig {
     fn default() -> Self {
         Self {
-            tail_bytes_max: 32 << 20,
+            tail_bytes_max: 64 << 20,
             journal_bytes_max: 32 << 20,
             topic_defaults: BTreeMap::new(),
             program: "herdsman".to_owned(),
@@ -99,7 +99,7 @@ pub const TOPIC_CONFIGS: &[ConfigKey] = &[
     key(
         "herdsman.dedupe.memory.bytes",
         I64,
-        "268435456",
+        "285212672",
         "Memory for remembered event ids; the oldest go first.",
     ),
     key("herdsman.dedupe.window.ms", I64, "0", "How long an event id is remembered; 0: not at all."),

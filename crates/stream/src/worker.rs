@@ -24,9 +24,12 @@ const PARTITION_BYTES: usize = 4 << 20;
 /// Under load, outputs become visible at least this often, ns.
 const COMMIT_NS: u64 = 50_000_000;
 
-/// Two commits of a thread lie at least this far apart, ns: a commit costs the same for one row and for ten thousand,
-/// so a trickle is gathered. Under load a cycle takes longer than this anyway.
-const GATHER_NS: u64 = 8_000_000;
+/// Two cycles of a thread begin at least this far apart, ns: a commit costs the same for one row and for ten thousand,
+/// so a trickle is gathered. After a cycle that had much to do the next begins when twice its time has passed, within
+/// these bounds, so that rows come in batches worth their fixed cost. At full load a cycle takes longer anyway.
+const GATHER_NS: std::ops::RangeInclusive<u64> = 8_000_000..=30_000_000;
+/// A cycle reads again before it commits if at least so many records of a partition were left.
+const BACKLOG_RECORDS: i64 = 4_096;
 
 /// Caches by name, shared by all threads.
 pub type Guards = Arc<RwLock<HashMap<String, Arc<dyn CacheLookup>>>>;
@@ -45,7 +48,8 @@ pub struct Worker {
     paused: Vec<String>,
     lanes: Vec<Lane>,
     decoders: Vec<SharedDecoder>,
-    committed_ns: Option<u64>,
+    began_ns: Option<u64>,
+    gather_ns: u64,
     deferred: Vec<Deferred>,
 }
 
@@ -110,7 +114,8 @@ impl Worker {
             paused: Vec::new(),
             lanes: Vec::new(),
             decoders: Vec::new(),
-            committed_ns: None,
+            began_ns: None,
+            gather_ns: *GATHER_NS.start(),
             deferred: Vec::new(),
         }
     }
@@ -309,9 +314,9 @@ impl Worker {
             self.close(&id);
         }
         let mut began = self.clock.monotonic_ns();
-        let since = self.committed_ns.map_or(GATHER_NS, |at| began.saturating_sub(at));
-        if since < GATHER_NS && !self.synchronous {
-            std::thread::sleep(Duration::from_nanos(GATHER_NS - since));
+        let since = self.began_ns.map_or(self.gather_ns, |at| began.saturating_sub(at));
+        if since < self.gather_ns && !self.synchronous {
+            std::thread::sleep(Duration::from_nanos(self.gather_ns - since));
             began = self.clock.monotonic_ns();
         }
         let mut did = false;
@@ -327,6 +332,11 @@ impl Worker {
             }
         }
         self.commit_all();
+        if did {
+            let spent = self.clock.monotonic_ns().saturating_sub(began);
+            self.gather_ns = (2 * spent).clamp(*GATHER_NS.start(), *GATHER_NS.end());
+            self.began_ns = Some(began);
+        }
         if !self.deferred.is_empty() {
             self.release_deferred();
         }
@@ -344,7 +354,7 @@ impl Worker {
                     fetched.sort_by_key(|part| !self.is_table(&part.topic_partition));
                     for part in fetched {
                         *did = true;
-                        more |= part.next_offset < part.high_watermark;
+                        more |= part.high_watermark - part.next_offset >= BACKLOG_RECORDS;
                         self.deliver(at, &part);
                     }
                 }
