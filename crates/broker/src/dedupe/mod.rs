@@ -246,10 +246,11 @@ impl Dedupe {
         let (table, touched) = self.upcoming.get_or_insert_with(|| (Table::with_capacity(next), 0));
         // half of the present table's room is left for twice as many slots of at most twice its size
         *touched = table.touch_pages(*touched, count * SLOTS_TOUCHED_PER_ID);
-        if len + count > room && table.room() >= room * 2 {
-            if let Some((larger, _)) = self.upcoming.take() {
-                newest.ids.move_into(larger);
-            }
+        if len + count > room
+            && table.room() >= room * 2
+            && let Some((larger, _)) = self.upcoming.take()
+        {
+            newest.ids.move_into(larger);
         }
     }
 

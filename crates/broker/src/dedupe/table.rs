@@ -228,7 +228,15 @@ mod tests {
             assert_eq!(table.contains(id), model.contains(&id));
         }
         assert_eq!(table.len(), model.len());
-        assert!(model.iter().all(|id| table.contains(*id)));
+        let mut larger = Table::with_capacity(table.room() * 2);
+        assert_eq!(larger.touch_pages(0, 7), 7);
+        assert_eq!(larger.touch_pages(7, usize::MAX), larger.room() * 2);
+        assert_eq!(larger.len(), 0);
+        table.move_into(larger);
+        assert_eq!(table.len(), model.len());
+        assert!(!table.contains(u128::MAX) && model.iter().all(|id| table.contains(*id)));
+        let emptied = table.emptied();
+        assert!(emptied.is_empty() && !model.iter().any(|id| emptied.contains(*id)));
         assert_eq!(Table::with_capacity(2 << 20).bytes(), (64 << 20) + (4 << 20));
     }
 }

@@ -472,6 +472,41 @@ fn a_filter_keeps_true_rows_only() {
     assert_eq!(kept, BooleanArray::from(vec![true, false, true]));
 }
 
+#[test]
+fn a_chain_of_texts_and_numbers_is_null_where_a_link_is() {
+    let names: ArrayRef = Arc::new(StringArray::from(vec![Some("JFK"), Some("EWR"), None, Some("LGA")]));
+    let days: ArrayRef = Arc::new(Int64Array::from(vec![Some(-7), Some(-7), Some(3), None]));
+    let day = || cast(column(1, SqlType::BigInt), SqlType::String);
+    let plus = |left, right| arithmetic(ArithmeticOp::Add, left, right);
+    let chain = plus(plus(plus(column(0, SqlType::String), text(":")), day()), plus(text("|"), day()));
+    let mut on_error = |_: usize, reason: &str| panic!("{reason}");
+    let mut ctx = EvalContext { now_ms: 0, on_error: &mut on_error };
+    let columns = [names, days];
+    let joined = chain.evaluate(&columns, 4, &mut ctx).unwrap();
+    let expected: ArrayRef =
+        Arc::new(StringArray::from(vec![Some("JFK:-7|-7"), Some("EWR:-7|-7"), None, None]));
+    assert_eq!(&joined, &expected);
+    let nothing = plus(column(0, SqlType::String), null(SqlType::String));
+    assert_eq!(nothing.evaluate(&columns, 4, &mut ctx).unwrap().null_count(), 4);
+}
+
+#[test]
+fn functions_of_doubles_and_division_by_a_constant_keep_nulls() {
+    let values: ArrayRef = Arc::new(Float64Array::from(vec![Some(-1.5), None, Some(2.5)]));
+    let whole: ArrayRef = Arc::new(Int64Array::from(vec![Some(-7), None, Some(7)]));
+    let mut on_error = |_: usize, reason: &str| panic!("{reason}");
+    let mut ctx = EvalContext { now_ms: 0, on_error: &mut on_error };
+    let floor = call("FLOOR", vec![column(0, SqlType::Double)]).evaluate(&[values], 3, &mut ctx).unwrap();
+    let expected: ArrayRef = Arc::new(Float64Array::from(vec![Some(-2.0), None, Some(2.0)]));
+    assert_eq!(&floor, &expected);
+    let constant = call("FLOOR", vec![double(2.5)]).evaluate(&[], 2, &mut ctx).unwrap();
+    let expected: ArrayRef = Arc::new(Float64Array::from(vec![2.0, 2.0]));
+    assert_eq!(&constant, &expected);
+    let halved = arithmetic(ArithmeticOp::Divide, column(0, SqlType::BigInt), int(2));
+    let expected: ArrayRef = Arc::new(Int64Array::from(vec![Some(-3), None, Some(3)]));
+    assert_eq!(&halved.evaluate(&[whole], 3, &mut ctx).unwrap(), &expected);
+}
+
 /// Prints nanoseconds per row of a filter, arithmetic and concatenation: `cargo test --release -- --ignored speed`.
 #[test]
 #[ignore = "a measurement, not a test"]
