@@ -1,6 +1,6 @@
 //! One query as it runs on one thread: its tasks, what waits to be committed, what users see of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, TrySendError};
@@ -19,7 +19,7 @@ pub use crate::query_shared::{QueryError, QueryShared};
 use crate::rows::Rows;
 use crate::runtime::{CacheLookup, StartAt};
 use crate::sink::{Outbox, Repartitioner, SinkWriter, WATERMARK_HEADER, read_mark};
-use crate::source::{TimeReader, rows_of};
+use crate::source::{TimeReader, rows_of, wrong_time_unit};
 use crate::task::Task;
 use crate::topology::{Input, Output, StageEnv};
 
@@ -52,6 +52,8 @@ pub struct QueryRun {
     tasks: Vec<Task>,
     feeds: HashMap<TopicPartition, Vec<Feed>>,
     times: HashMap<(usize, usize), TimeReader>,
+    /// Sources with a timestamp column of which no row was seen yet.
+    times_unchecked: HashSet<(usize, usize)>,
     committer: Option<Box<dyn Committer>>,
     sink: Option<SinkWriter>,
     repartitioners: HashMap<usize, Repartitioner>,
@@ -80,6 +82,7 @@ impl QueryRun {
             tasks: Vec::new(),
             feeds: HashMap::new(),
             times: HashMap::new(),
+            times_unchecked: HashSet::new(),
             committer: match shared.push {
                 Some(_) => None,
                 None => Some(around.bus.committer(&format!("{}-{thread}", shared.group))?),
@@ -129,6 +132,7 @@ impl QueryRun {
                             ty.ok_or_else(|| OperatorError::Other("TIMESTAMP names no column".into()))?;
                         let reader = TimeReader::new(column, &ty).map_err(OperatorError::Other)?;
                         self.times.insert((number, index), reader);
+                        self.times_unchecked.insert((number, index));
                     }
                 }
                 Input::Repartition { .. } => {
@@ -240,6 +244,9 @@ impl QueryRun {
             let mut ctx = context(around, &self.tasks[task]);
             let rows = rows_of(decoded, source, self.times.get(&(stage, index)), at.partition, &mut ctx)?;
             failures.append(&mut ctx.failures);
+            if !rows.is_empty() && self.times_unchecked.remove(&(stage, index)) {
+                wrong_time_unit(source, &rows).into_iter().for_each(|sentence| shared.say(sentence));
+            }
             self.run(task, index, &rows, around, &mut failures)?;
         }
         let errors: Vec<&RowError> = used.iter().flat_map(|found| &decoded[*found].1.errors).collect();

@@ -147,6 +147,23 @@ pub fn rows_of(
     Ok(rows)
 }
 
+/// Seconds from 2001 to 2100; as milliseconds the same numbers lie in January and February 1970.
+const LOOKS_LIKE_SECONDS: std::ops::Range<i64> = 1_000_000_000..4_102_444_800;
+
+/// What to tell when the first event time of a source reads like seconds where milliseconds are meant.
+#[must_use]
+pub fn wrong_time_unit(source: &Source, rows: &Rows) -> Option<String> {
+    let column = source.timestamp.as_ref().filter(|column| column.format.is_none())?;
+    let name = &source.schema.columns().nth(column.index)?.name;
+    let time = *rows.times.first().filter(|time| LOOKS_LIKE_SECONDS.contains(time))?;
+    let day = |at: jiff::Timestamp| at.strftime("%-d %b %Y").to_string();
+    let as_ms = day(jiff::Timestamp::from_millisecond(time).ok()?);
+    let as_s = day(jiff::Timestamp::from_second(time).ok()?);
+    Some(format!(
+        "{name} = {time} read as milliseconds is {as_ms}; as seconds it is {as_s}: use {name} * 1000 as the timestamp"
+    ))
+}
+
 fn pseudo_values(pseudo: &PseudoColumn, rows: &Rows, decoded: &Decoded, partition: i32) -> ArrayRef {
     match pseudo {
         PseudoColumn::RowTime => Arc::new(Int64Array::new(rows.times.clone(), None)),

@@ -115,3 +115,27 @@ fn tables_and_final_results_are_the_same_with_any_batch_size_any_threads_and_a_k
         assert!(same, "killed, {threads} threads: {}", difference(&expected, &found));
     }
 }
+
+#[test]
+fn event_times_in_seconds_are_told_with_what_to_write_instead() {
+    for (at, said) in [
+        (
+            1_700_000_000_i64,
+            Some(
+                "AT = 1700000000 read as milliseconds is 20 Jan 1970; as seconds it is 14 Nov 2023: use AT * 1000 as the timestamp",
+            ),
+        ),
+        (1_700_000_000_000, None),
+        (5_000, None),
+    ] {
+        let bus = bus(&[("in", 1), ("changes", 1)]);
+        let runtime = threaded(&bus, 1, 4_096);
+        runtime.start(regrouped(Emit::Changes, "changes"), StartAt::Earliest).unwrap();
+        let value = format!("{{\"G\":\"g\",\"V\":1,\"AT\":{at}}}");
+        let at = herdsman_record::TopicPartition::new("in", 0);
+        let one = batch(&[(0, "k", Some(value.as_bytes()))]);
+        herdsman_bus::Bus::produce(bus.as_ref(), &at, one).unwrap();
+        settle(&runtime);
+        assert_eq!(runtime.queries()[0].last_message.as_deref(), said);
+    }
+}
