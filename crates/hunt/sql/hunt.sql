@@ -45,7 +45,7 @@ CREATE TABLE claims WITH (KAFKA_TOPIC = 'claims', PARTITIONS = 4, KEY_FORMAT = '
          MIN(CAST(l.actual AS STRING) + '|' + l.event_id + '|' + l.player + '|' + l.hunt) AS winner,
          MAX(t.points) AS points,
          COUNT(*) AS rivals
-  FROM landings l JOIN treasures t ON l.place + ':' + CAST(l.actual / 86400000 AS STRING) = t.id
+  FROM landings l JOIN treasures t ON CAST(l.actual / 86400000 AS STRING) + ':' + l.place = t.id
   WINDOW TUMBLING (SIZE 1 DAY, GRACE PERIOD 2 HOURS)
   WHERE l.kind = 'land' AND l.actual >= t.dropped
   GROUP BY t.id
@@ -56,7 +56,7 @@ CREATE STREAM settled (treasure_id VARCHAR, winner VARCHAR, points BIGINT, rival
   WITH (KAFKA_TOPIC = 'claims', VALUE_FORMAT = 'JSON');
 
 CREATE STREAM claimed WITH (KAFKA_TOPIC = 'claimed', PARTITIONS = 4, KEY_FORMAT = 'KAFKA', VALUE_FORMAT = 'JSON') AS
-  SELECT SPLIT(s.treasure_id, ':')[1] AS place,
+  SELECT SPLIT(s.treasure_id, ':')[2] AS place,
          s.treasure_id AS treasure,
          CAST(SPLIT(s.winner, '|')[1] AS BIGINT) AS claimed_at,
          SPLIT(s.winner, '|')[2] AS event_id,
@@ -65,7 +65,7 @@ CREATE STREAM claimed WITH (KAFKA_TOPIC = 'claimed', PARTITIONS = 4, KEY_FORMAT 
          s.points AS points,
          s.rivals AS rivals,
          p.name AS place_name
-  FROM settled s LEFT JOIN places p ON SPLIT(s.treasure_id, ':')[1] = p.place
+  FROM settled s LEFT JOIN places p ON SPLIT(s.treasure_id, ':')[2] = p.place
   EMIT CHANGES;
 
 -- A clue is solved by checking in at three places of one region (15 degrees of longitude) within a week.

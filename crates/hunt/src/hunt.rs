@@ -50,6 +50,8 @@ pub struct HuntOptions {
     pub replay: Replay,
     /// Stop after this many seconds (benchmarks).
     pub seconds_max: Option<u64>,
+    /// Latencies of this first time are not counted (benchmarks).
+    pub warm_up: Duration,
     /// `embedded`, `redis://…` or `memcached://…`.
     pub cache: String,
     /// `embedded` or `kafka://…`.
@@ -83,6 +85,7 @@ impl Default for HuntOptions {
             loops: 1,
             replay: Replay::Same,
             seconds_max: None,
+            warm_up: Duration::ZERO,
             cache: "embedded".to_owned(),
             bus: "embedded".to_owned(),
             routes: Vec::new(),
@@ -275,6 +278,10 @@ impl Hunt {
             arrivals,
             self.readings()?,
             partitions,
+        )
+        .counting_from(
+            self.clock.monotonic_ns()
+                + u64::try_from(self.options.warm_up.as_nanos()).unwrap_or(u64::MAX / 2),
         );
         let total = self.input.rows_total().map(|rows| {
             rows.saturating_mul(self.options.loops.saturating_sub(before.finished_loops)) - before.row

@@ -19,7 +19,8 @@ const ONE_IN: u64 = 4;
 /// A treasure as it lies in the system of record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Treasure {
-    /// `PLACE:DAY`, day counted from the Unix epoch.
+    /// `DAY:PLACE`, day counted from the Unix epoch. The day comes first, so that what drops together lies together: one
+    /// page of the file takes a day's treasures instead of one page each.
     pub id: String,
     /// When it drops, ms since the Unix epoch.
     pub dropped_ms: i64,
@@ -40,7 +41,7 @@ pub fn treasure(seed: u64, place: &str, day: i64) -> Option<Treasure> {
     }
     let minute = i64::try_from((hash >> 8) % 1_440).unwrap_or(0);
     let points = i64::try_from((hash >> 24) % 91).unwrap_or(0) + 10;
-    Some(Treasure { id: format!("{place}:{day}"), dropped_ms: day * DAY_MS + minute * 60_000, points })
+    Some(Treasure { id: format!("{day}:{place}"), dropped_ms: day * DAY_MS + minute * 60_000, points })
 }
 
 /// Why the system of record cannot be used.

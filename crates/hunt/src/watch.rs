@@ -65,6 +65,8 @@ pub struct Watch {
     pending: Vec<VecDeque<Arrival>>,
     through: VecDeque<Through>,
     latency_us: Histogram<u64>,
+    /// Latencies of events that arrived before this are not kept (warm-up of a benchmark), monotonic ns.
+    counted_from_ns: u64,
 }
 
 /// Events whose first stage is done, and the marks that the second stages must pass.
@@ -114,7 +116,15 @@ impl Watch {
             partitions,
             through: VecDeque::new(),
             latency_us: Histogram::new(3).expect("3 significant digits are allowed"),
+            counted_from_ns: 0,
         }
+    }
+
+    /// Keeps no latency of events that arrived before `monotonic_ns`.
+    #[must_use]
+    pub fn counting_from(mut self, monotonic_ns: u64) -> Self {
+        self.counted_from_ns = monotonic_ns;
+        self
     }
 
     /// Looks once. Returns whether anything is still on its way.
@@ -185,7 +195,9 @@ impl Watch {
             let now_ns = self.clock.monotonic_ns();
             for arrival in self.through.pop_front().into_iter().flat_map(|through| through.arrivals) {
                 let micros = now_ns.saturating_sub(arrival.arrived_ns) / 1_000;
-                let _ = self.latency_us.record_n(micros.max(1), arrival.events);
+                if arrival.arrived_ns >= self.counted_from_ns {
+                    let _ = self.latency_us.record_n(micros.max(1), arrival.events);
+                }
                 self.flow.visible.fetch_add(arrival.events, Ordering::Relaxed);
             }
         }

@@ -12,7 +12,7 @@ use herdsman_host::Clock;
 use crate::config::{CacheConfig, LoaderConfig};
 use crate::error::ServerError;
 
-/// The systems of record of one cache, by key prefix: `treasure:JFK:15706` is loaded as `JFK:15706` from the loader
+/// The systems of record of one cache, by key prefix: `treasure:15706:JFK` is loaded as `15706:JFK` from the loader
 /// called `treasure`.
 struct Prefixed {
     loaders: Vec<(String, SqliteLoader)>,

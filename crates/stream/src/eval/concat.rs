@@ -1,4 +1,4 @@
-//! `a + ':' + CAST(n AS STRING)`: a chain of texts in one pass, without columns in between.
+//! `CAST(n AS STRING) + ':' + a`: a chain of texts in one pass, without columns in between.
 //!
 //! Whole numbers that are cast to text on the way are written where they are needed; a number that equals the one of
 //! the row before (times cut to days or half hours often do) is copied instead of printed again.

@@ -402,7 +402,7 @@ async fn play(pool: &tokio::sync::Mutex<Vec<TcpStream>>, redis: u16, body: &[u8]
             stream
         }
     };
-    ask(&mut stream, &format!("GET treasure:{place}:{day}\r\n")).await?;
+    ask(&mut stream, &format!("GET treasure:{day}:{place}\r\n")).await?;
     ask(&mut stream, &format!("INCRBY points:{player} 1\r\n")).await?;
     pool.lock().await.push(stream);
     Ok(())
