@@ -253,7 +253,8 @@ impl Batch {
     }
 }
 
-fn patch(bytes: &mut BytesMut, range: Range<usize>, value: &[u8]) {
+/// Writes a header field in place.
+pub(crate) fn patch(bytes: &mut [u8], range: Range<usize>, value: &[u8]) {
     if let Some(place) = bytes.get_mut(range) {
         place.copy_from_slice(value);
     }

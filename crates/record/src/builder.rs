@@ -1,13 +1,11 @@
 //! Builds one record batch, record by record, without allocating per record.
 
-use std::ops::Range;
-
 use bytes::Bytes;
 
 use crate::batch::{
     ATTRIBUTES, BASE_SEQUENCE, BASE_TIMESTAMP, Batch, CRC, CRC_START, HEADER_LEN, LAST_OFFSET_DELTA,
     LEADER_EPOCH, LENGTH, LENGTH_PREFIX_LEN, MAGIC, MAX_TIMESTAMP, PRODUCER_EPOCH, PRODUCER_ID, RECORD_COUNT,
-    crc32c,
+    crc32c, patch,
 };
 use crate::varint::{put_varlong, varlong_len};
 use crate::{Compression, Headers, RecordError};
@@ -167,28 +165,22 @@ impl BatchBuilder {
         let mut out = compressed.unwrap_or_else(|| std::mem::take(&mut self.bytes));
         let (producer_id, producer_epoch, base_sequence) = self.producer;
         let attributes = self.attributes | i16::from(compression.attributes());
-        put(&mut out, LENGTH, &length.to_be_bytes());
-        put(&mut out, LEADER_EPOCH, &(-1_i32).to_be_bytes());
-        put(&mut out, MAGIC..MAGIC + 1, &[2]);
-        put(&mut out, ATTRIBUTES, &attributes.to_be_bytes());
-        put(&mut out, LAST_OFFSET_DELTA, &(self.count - 1).to_be_bytes());
-        put(&mut out, BASE_TIMESTAMP, &self.base_timestamp_ms.to_be_bytes());
-        put(&mut out, MAX_TIMESTAMP, &self.max_timestamp_ms.to_be_bytes());
-        put(&mut out, PRODUCER_ID, &producer_id.to_be_bytes());
-        put(&mut out, PRODUCER_EPOCH, &producer_epoch.to_be_bytes());
-        put(&mut out, BASE_SEQUENCE, &base_sequence.to_be_bytes());
-        put(&mut out, RECORD_COUNT, &self.count.to_be_bytes());
+        patch(&mut out, LENGTH, &length.to_be_bytes());
+        patch(&mut out, LEADER_EPOCH, &(-1_i32).to_be_bytes());
+        patch(&mut out, MAGIC..MAGIC + 1, &[2]);
+        patch(&mut out, ATTRIBUTES, &attributes.to_be_bytes());
+        patch(&mut out, LAST_OFFSET_DELTA, &(self.count - 1).to_be_bytes());
+        patch(&mut out, BASE_TIMESTAMP, &self.base_timestamp_ms.to_be_bytes());
+        patch(&mut out, MAX_TIMESTAMP, &self.max_timestamp_ms.to_be_bytes());
+        patch(&mut out, PRODUCER_ID, &producer_id.to_be_bytes());
+        patch(&mut out, PRODUCER_EPOCH, &producer_epoch.to_be_bytes());
+        patch(&mut out, BASE_SEQUENCE, &base_sequence.to_be_bytes());
+        patch(&mut out, RECORD_COUNT, &self.count.to_be_bytes());
         let crc = crc32c(out.get(CRC_START..).unwrap_or_default());
-        put(&mut out, CRC, &crc.to_be_bytes());
+        patch(&mut out, CRC, &crc.to_be_bytes());
         self.bytes.clear();
         self.count = 0;
         Batch::from_bytes(Bytes::from(out))
-    }
-}
-
-fn put(out: &mut [u8], place: Range<usize>, value: &[u8]) {
-    if let Some(field) = out.get_mut(place) {
-        field.copy_from_slice(value);
     }
 }
 

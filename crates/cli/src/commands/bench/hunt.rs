@@ -2,18 +2,21 @@
 //!
 //! The shipped input is replayed in loops with shifted ids and times, so no event is a duplicate. First as fast as
 //! the engine takes it, then at half the rate that this gave; each is one JSON line. Each load runs in a process of
-//! its own, so that peak memory is that load's. Latency is counted after two seconds: before, memory is touched for the
+//! its own, so that peak memory is that load's. Latency is counted after two seconds (of a short load after a quarter): before, memory is touched for the
 //! first time and every cache is empty; throughput counts from the first event.
 
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use clap::Args;
 use herdsman_hunt::{HuntOptions, Pace, Replay, Summary};
 
 use crate::failure::Failure;
 
-/// Seconds of each load whose latencies are not counted.
-const WARM_UP_S: u64 = 2;
+/// The first part of a load whose latencies are not counted: two seconds, of a short load a quarter.
+fn warm_up(seconds: u64) -> Duration {
+    Duration::from_secs(2).min(Duration::from_secs(seconds) / 4)
+}
 
 /// Options of the benchmark.
 #[derive(Args)]
@@ -47,7 +50,7 @@ impl HuntBench {
         if let Some(rate) = self.rate {
             let load = if rate > 0.0 { Load::PerSecond(rate) } else { Load::Max };
             let summary = measure(load, self.seconds, self.threads)?;
-            println!("{}", line(load, &summary)?);
+            println!("{}", line(load, self.seconds, &summary)?);
             return Ok(());
         }
         let full = self.child(0.0)?;
@@ -82,7 +85,7 @@ pub(super) fn measure(load: Load, seconds: u64, threads: Option<usize>) -> Resul
         loops: u64::MAX,
         replay: Replay::Shifted,
         seconds_max: Some(seconds),
-        warm_up: std::time::Duration::from_secs(WARM_UP_S),
+        warm_up: warm_up(seconds),
         threads: threads.unwrap_or(0),
         quiet: true,
         ..HuntOptions::default()
@@ -90,7 +93,7 @@ pub(super) fn measure(load: Load, seconds: u64, threads: Option<usize>) -> Resul
     herdsman_hunt::run(options).map_err(|error| Failure::new(error.to_string()))
 }
 
-fn line(load: Load, summary: &Summary) -> Result<String, Failure> {
+fn line(load: Load, seconds: u64, summary: &Summary) -> Result<String, Failure> {
     let mut value = serde_json::to_value(summary)?;
     if let Some(object) = value.as_object_mut() {
         object.remove("leaderboard");
@@ -100,7 +103,7 @@ fn line(load: Load, summary: &Summary) -> Result<String, Failure> {
         };
         object.insert("bench".to_owned(), "hunt".into());
         object.insert("offered_per_s".to_owned(), offered);
-        object.insert("warm_up_s".to_owned(), WARM_UP_S.into());
+        object.insert("warm_up_s".to_owned(), warm_up(seconds).as_secs_f64().into());
     }
     Ok(value.to_string())
 }
