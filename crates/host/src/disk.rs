@@ -4,6 +4,7 @@
 //! disk would turn a mapped page into a signal that kills.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 mod real;
@@ -80,6 +81,9 @@ pub trait DiskFile: Send + Sync + 'static {
     fn truncate(&self, len: u64) -> io::Result<()>;
     /// Makes the contents durable (fdatasync).
     fn sync_data(&self) -> io::Result<()>;
+    /// Tells the system that nobody will read these bytes soon, so that its page cache need not hold them. A hint:
+    /// contents stay, and so do pages that are not synced yet.
+    fn forget(&self, _bytes: Range<u64>) {}
 }
 
 /// Holds a folder's lock until dropped.

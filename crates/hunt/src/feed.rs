@@ -5,7 +5,6 @@
 //! memory with it.
 
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -257,10 +256,11 @@ impl Feed {
         }
         self.treasury.drop_fresh()?;
         let partitions = i32::try_from(self.lanes.len()).unwrap_or(1);
+        let suffix = if shift_ms == 0 { String::new() } else { format!("+{}", self.progress.finished_loops) };
         for row in 0..events.len() {
             let hunt = events.hunt.value(row).as_bytes();
             let index = usize::try_from(partition_for_key(hunt, partitions)).unwrap_or(0);
-            let actual_ms = self.encode(events, row, shift_ms);
+            let actual_ms = self.encode(events, row, shift_ms, &suffix);
             let Some(lane) = self.lanes.get_mut(index) else { continue };
             lane.builder.append(actual_ms, Some(hunt), Some(&self.value), &[]);
             if lane.builder.byte_len() >= BATCH_BYTES {
@@ -273,17 +273,15 @@ impl Feed {
         Ok(())
     }
 
-    /// Writes row `row` into `self.value`; returns its actual time.
+    /// Writes row `row` into `self.value`, its id with `suffix`; returns its actual time.
     #[inline]
-    fn encode(&mut self, events: &Events, row: usize, shift_ms: i64) -> i64 {
+    fn encode(&mut self, events: &Events, row: usize, shift_ms: i64, suffix: &str) -> i64 {
         let place = events.place.value(row);
         let actual_ms = events.actual.value(row) + shift_ms;
         self.latest_ms = self.latest_ms.max(actual_ms);
         self.id.clear();
         self.id.extend_from_slice(events.event_id.value(row).as_bytes());
-        if shift_ms != 0 {
-            let _ = write!(self.id, "+{}", self.progress.finished_loops);
-        }
+        self.id.extend_from_slice(suffix.as_bytes());
         let event = Event {
             event_id: std::str::from_utf8(&self.id).unwrap_or_default(),
             player: events.player.value(row),

@@ -30,6 +30,8 @@ const SYSTEM_OF_RECORD: &str = "hunt.sqlite";
 const DEDUPE_WINDOW_MS: i64 = 86_400_000;
 /// Memory for remembered event ids.
 const DEDUPE_BYTES: i64 = 272 << 20;
+/// What the page cache holds of each partition: the queries read from the tails in memory, right behind the writers.
+const PAGE_CACHE_BYTES: u64 = 4 << 20;
 /// How long the queries may take to settle after the last event.
 const SETTLE: Duration = Duration::from_secs(120);
 
@@ -482,6 +484,10 @@ fn config(options: &HuntOptions, data: &Path) -> Config {
         bus: options.bus.clone(),
         threads: options.threads,
         caches: BTreeMap::from([(CACHE.to_owned(), cache)]),
+        topic_defaults: BTreeMap::from([(
+            "herdsman.page.cache.bytes".to_owned(),
+            PAGE_CACHE_BYTES.to_string(),
+        )]),
         ..Config::default()
     }
 }

@@ -109,6 +109,12 @@ pub const TOPIC_CONFIGS: &[ConfigKey] = &[
         "",
         "Field of the value that holds the event id; empty: header event-id.",
     ),
+    key(
+        "herdsman.page.cache.bytes",
+        UNBOUNDED,
+        "-1",
+        "Newest bytes of a partition that the system's page cache holds once they are synced; -1: no limit.",
+    ),
     key("herdsman.priority", ConfigKind::Number(0, 9), "5", "Shed last at 9, first at 0."),
     key("index.interval.bytes", I32, "4096", "Bytes between two index entries."),
     key("max.compaction.lag.ms", I64, MAX, "Longest time a record stays uncompacted."),
@@ -155,6 +161,7 @@ pub(crate) struct TopicConfig {
     pub(crate) delete: bool,
     pub(crate) flush_messages: i64,
     pub(crate) flush_ms: i64,
+    pub(crate) page_cache_bytes: Option<u64>,
 }
 
 static KNOWN: LazyLock<BTreeMap<&'static str, &'static ConfigKey>> =
@@ -223,6 +230,7 @@ impl TopicConfig {
                 .is_some_and(|policy| policy.contains("delete")),
             flush_messages: number("flush.messages"),
             flush_ms: number("flush.ms"),
+            page_cache_bytes: bytes("herdsman.page.cache.bytes"),
         }
     }
 

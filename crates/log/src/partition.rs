@@ -400,6 +400,7 @@ impl Partition {
             (sealed, Arc::clone(&writer.active), names, writer.end)
         };
         let disk = self.place.disk.as_ref();
+        let synced_len = active.len();
         let sync = || {
             for segment in &sealed {
                 segment.file.sync_data()?;
@@ -408,11 +409,25 @@ impl Partition {
             active.file.sync_data()?;
             if names { disk.sync_dir(&self.dir) } else { Ok(()) }
         };
-        sync().map(|()| end).map_err(|error: io::Error| {
+        sync().map_err(|error: io::Error| {
             let reason = format!("sync of {} failed: {error}", self.dir.display());
             self.close(&mut hold(&self.writer), reason.clone());
             reason
-        })
+        })?;
+        self.forget_synced(&active, synced_len);
+        Ok(end)
+    }
+
+    /// Lets the page cache drop what is synced, but for the newest `herdsman.page.cache.bytes`.
+    fn forget_synced(&self, active: &Arc<Segment>, synced_len: u64) {
+        let Some(mut keep) = self.config().page_cache_bytes else { return };
+        for segment in self.segments().iter().rev().skip_while(|segment| !Arc::ptr_eq(segment, active)) {
+            let len = if Arc::ptr_eq(segment, active) { synced_len } else { segment.len() };
+            if segment.forget_before(len.saturating_sub(keep)) {
+                return;
+            }
+            keep = keep.saturating_sub(len);
+        }
     }
 
     /// Batches from `offset` on; see [`crate::Log::read`].

@@ -16,6 +16,8 @@ use crate::{LogError, read_lock, write_lock};
 
 /// Bytes read at least, so that the skip from an index entry to the asked batch needs no second read.
 const READ_MIN: u64 = 64 << 10;
+/// The system drops whole pages only.
+const PAGE_BYTES: u64 = 4096;
 
 /// A segment. Only the writer of its partition appends to the last one; everyone may read.
 pub(crate) struct Segment {
@@ -23,6 +25,8 @@ pub(crate) struct Segment {
     pub(crate) path: PathBuf,
     pub(crate) file: Box<dyn DiskFile>,
     len: AtomicU64,
+    /// Bytes below this were given out of the page cache.
+    forgotten: AtomicU64,
     index: RwLock<Option<Index>>,
 }
 
@@ -48,6 +52,7 @@ impl Segment {
             path,
             file,
             len: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
             index: RwLock::new(Some(Index::new(base_offset))),
         })
     }
@@ -57,12 +62,23 @@ impl Segment {
         let path = dir.join(file_name(base_offset, "log"));
         let file = disk.open(&path, false)?;
         let len = AtomicU64::new(file.len()?);
-        Ok(Self { base_offset, path, file, len, index: RwLock::new(None) })
+        let forgotten = AtomicU64::new(0);
+        Ok(Self { base_offset, path, file, len, forgotten, index: RwLock::new(None) })
     }
 
     /// Readable bytes.
     pub(crate) fn len(&self) -> u64 {
         self.len.load(Ordering::Acquire)
+    }
+
+    /// Lets the page cache drop the synced bytes before `end`, each once: what a slow reader brings back stays.
+    /// Returns whether nothing is left to drop.
+    pub(crate) fn forget_before(&self, end: u64) -> bool {
+        let from = self.forgotten.fetch_max(end, Ordering::AcqRel);
+        if from < end {
+            self.file.forget(from / PAGE_BYTES * PAGE_BYTES..end);
+        }
+        from > 0 && from >= self.len()
     }
 
     /// Takes in a batch just written at `position`.

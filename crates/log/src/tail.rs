@@ -33,24 +33,18 @@ pub(crate) struct Tail {
     budget: Arc<TailBudget>,
 }
 
-/// Memory shared by all tails.
+/// Memory shared by all tails. Whichever batch was appended first, of all partitions, goes first: what nobody reads (a
+/// changelog, a topic whose readers are through) never takes memory from what is still on its way to a reader.
 pub(crate) struct TailBudget {
     max: usize,
     used: AtomicUsize,
-    all: Mutex<Registry>,
-    count: AtomicUsize,
-}
-
-#[derive(Default)]
-struct Registry {
-    tails: Vec<Weak<Mutex<Batches>>>,
-    next: usize,
+    /// Whose batch each one was, oldest first.
+    order: Mutex<VecDeque<Weak<Mutex<Batches>>>>,
 }
 
 impl TailBudget {
     pub(crate) fn new(max: usize) -> Arc<Self> {
-        let (used, count) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Self { max, used, all: Mutex::new(Registry::default()), count })
+        Arc::new(Self { max, used: AtomicUsize::new(0), order: Mutex::new(VecDeque::new()) })
     }
 
     /// Bytes held now.
@@ -58,26 +52,17 @@ impl TailBudget {
         self.used.load(Ordering::Relaxed)
     }
 
-    fn over(&self) -> bool {
-        self.used() > self.max
-    }
-
-    /// Takes from other tails, in turn, until the budget holds again.
-    fn reclaim(&self) {
-        let mut registry = hold(&self.all);
-        for _ in 0..registry.tails.len() {
-            if !self.over() {
-                return;
-            }
-            registry.next = (registry.next + 1) % registry.tails.len().max(1);
-            let next = registry.next;
-            let Some(tail) = registry.tails.get(next).and_then(Weak::upgrade) else { continue };
-            if let Ok(mut batches) = tail.try_lock() {
-                let floor = batches.bytes / 2;
-                while self.over() && batches.bytes > floor {
-                    let freed = batches.pop();
-                    self.used.fetch_sub(freed, Ordering::Relaxed);
-                }
+    /// Takes in that `tail` got a batch of `len` bytes, and lets go of the oldest while the budget is exceeded.
+    fn admit(&self, tail: &Arc<Mutex<Batches>>, len: usize) {
+        self.used.fetch_add(len, Ordering::Relaxed);
+        let mut order = hold(&self.order);
+        order.push_back(Arc::downgrade(tail));
+        while self.used() > self.max
+            && let Some(oldest) = order.pop_front()
+        {
+            if let Some(oldest) = oldest.upgrade() {
+                let freed = hold(&oldest).pop();
+                self.used.fetch_sub(freed, Ordering::Relaxed);
             }
         }
     }
@@ -85,31 +70,17 @@ impl TailBudget {
 
 impl Tail {
     pub(crate) fn new(budget: &Arc<TailBudget>) -> Self {
-        let batches = Arc::new(Mutex::new(Batches::default()));
-        let mut registry = hold(&budget.all);
-        registry.tails.retain(|tail| tail.strong_count() > 0);
-        registry.tails.push(Arc::downgrade(&batches));
-        budget.count.store(registry.tails.len(), Ordering::Relaxed);
-        drop(registry);
-        Self { batches, budget: Arc::clone(budget) }
+        Self { batches: Arc::default(), budget: Arc::clone(budget) }
     }
 
-    /// Adds the newest batch; lets go of the oldest of this tail, then of others, while the budget is exceeded.
+    /// Adds the newest batch.
     pub(crate) fn push(&self, batch: Batch) {
         let len = batch.bytes().len();
         let mut batches = hold(&self.batches);
         batches.queue.push_back(batch);
         batches.bytes += len;
-        self.budget.used.fetch_add(len, Ordering::Relaxed);
-        let fair = self.budget.max / self.budget.count.load(Ordering::Relaxed).max(1);
-        while self.budget.over() && batches.bytes > fair {
-            let freed = batches.pop();
-            self.budget.used.fetch_sub(freed, Ordering::Relaxed);
-        }
         drop(batches);
-        if self.budget.over() {
-            self.budget.reclaim();
-        }
+        self.budget.admit(&self.batches, len);
     }
 
     /// Batches from the one that holds `offset` on, at least one, about `max_bytes`, none at or above
@@ -166,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn tails_share_one_budget_and_a_busy_one_takes_from_the_idle() {
+    fn tails_share_one_budget_and_the_oldest_batch_of_all_goes_first() {
         let len = batch(0).bytes().len();
         let budget = TailBudget::new(len * 100);
         let (idle, busy) = (Tail::new(&budget), Tail::new(&budget));
@@ -175,14 +146,18 @@ mod tests {
         }
         for base in 0..90 {
             busy.push(batch(base));
-            assert!(budget.used() <= len * 100);
+            assert_eq!(budget.used(), len * 100);
         }
-        assert!(idle.read(0, 1, 100).is_none(), "its oldest went");
-        assert_eq!(idle.read(99, 1, 100).unwrap().len(), 1);
-        assert_eq!(busy.read(89, 1, 90).unwrap()[0].base_offset(), 89);
+        assert!(idle.read(89, 1, 100).is_none(), "its oldest went");
+        assert_eq!(idle.read(90, usize::MAX, 100).unwrap().len(), 10);
+        assert_eq!(busy.read(0, usize::MAX, 90).unwrap().len(), 90, "all of the newer");
         drop(idle);
         busy.clear();
         assert_eq!(budget.used(), 0);
+        for base in 0..100 {
+            busy.push(batch(base));
+        }
+        assert_eq!(budget.used(), len * 100);
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct Config {
     pub threads: usize,
     /// Partitions of topics that are made without a number.
     pub partitions: i32,
+    /// Configs of the embedded bus for topics that do not set them, in Kafka's words: `"retention.ms" = "3600000"`.
+    pub topic_defaults: BTreeMap<String, String>,
     /// Serve without authentication on an address that is not loopback.
     pub allow_anonymous: bool,
     /// Legacy caches by the name that `CACHE='…'` gives in SQL.
@@ -61,6 +63,7 @@ impl Default for Config {
             bus: "embedded".to_owned(),
             threads: 0,
             partitions: 4,
+            topic_defaults: BTreeMap::new(),
             allow_anonymous: false,
             caches: BTreeMap::new(),
             routes: Vec::new(),

@@ -246,9 +246,9 @@ fn open_bus(
         });
     }
     let settings = BrokerConfig { num_partitions: config.partitions, ..BrokerConfig::default() };
-    let (broker, found) =
-        Broker::open(Arc::new(RealDisk), &config.data, Arc::clone(clock), LogConfig::default(), settings)
-            .map_err(|error| ServerError::Broker(error.to_string()))?;
+    let log = LogConfig { topic_defaults: config.topic_defaults.clone(), ..LogConfig::default() };
+    let (broker, found) = Broker::open(Arc::new(RealDisk), &config.data, Arc::clone(clock), log, settings)
+        .map_err(|error| ServerError::Broker(error.to_string()))?;
     recovery.extend(found.notes);
     let broker = Arc::new(broker);
     Ok((Arc::new(EmbeddedBus::new(Arc::clone(&broker), &config.data.display().to_string())), Some(broker)))

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -58,6 +59,7 @@ struct FileData {
     durable: Vec<u8>,
     unsynced: Vec<Change>,
     named: bool,
+    forgotten: Vec<Range<u64>>,
 }
 
 enum Change {
@@ -196,6 +198,18 @@ impl SimDisk {
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         hold(&self.state).files.keys().cloned().collect()
+    }
+
+    /// Length of a file, bytes; 0 if it is not there.
+    #[must_use]
+    pub fn len_of(&self, path: &Path) -> u64 {
+        hold(&self.state).files.get(path).map_or(0, |data| hold(data).cached.len() as u64)
+    }
+
+    /// Byte ranges of a file that the page cache was told to forget, in the order it was told.
+    #[must_use]
+    pub fn forgotten(&self, path: &Path) -> Vec<Range<u64>> {
+        hold(&self.state).files.get(path).map_or_else(Vec::new, |data| hold(data).forgotten.clone())
     }
 
     /// Flips bits of the stored byte at `position` of a file, in the page cache and on the platter.
@@ -440,6 +454,10 @@ impl DiskFile for SimFile {
             apply(&mut data.durable, change);
         }
         Ok(())
+    }
+
+    fn forget(&self, bytes: Range<u64>) {
+        hold(&self.data).forgotten.push(bytes);
     }
 }
 

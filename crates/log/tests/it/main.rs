@@ -4,6 +4,7 @@
 
 mod kill;
 mod model;
+mod page_cache;
 mod planted;
 mod real;
 mod simulation;

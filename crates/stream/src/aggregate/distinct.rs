@@ -1,7 +1,8 @@
 //! COUNT_DISTINCT: exact, by 128-bit fingerprints of the values (ksqlDB estimates with HyperLogLog).
 //!
-//! Up to 32 fingerprints of a group lie in one small vector that is scanned; more go into a hash set. With 10^9
-//! values in a group the chance of one wrong count is below 10^-20.
+//! Up to 32 fingerprints of a group lie in one small vector behind a 64-bit Bloom filter: a value whose bit is not set is
+//! new and nothing is scanned. More go into a hash set. With 10^9 values in a group the chance of one wrong count is below
+//! 10^-20.
 
 use std::sync::Arc;
 
@@ -22,18 +23,22 @@ const SMALL: usize = 32;
 
 #[derive(Debug, Clone)]
 enum Set {
-    Few(Vec<u128>),
+    Few { bloom: u64, prints: Vec<u128> },
     Many(HashSet<u128, rapidhash::fast::RandomState>),
 }
 
 impl Set {
+    const EMPTY: Self = Self::Few { bloom: 0, prints: Vec::new() };
+
     #[inline]
     fn insert(&mut self, print: u128) {
         match self {
-            Self::Few(prints) => {
-                if prints.contains(&print) {
+            Self::Few { bloom, prints } => {
+                let bit = 1 << (print & 63);
+                if *bloom & bit != 0 && prints.contains(&print) {
                     return;
                 }
+                *bloom |= bit;
                 if prints.len() < SMALL {
                     prints.push(print);
                 } else {
@@ -50,14 +55,14 @@ impl Set {
 
     fn len(&self) -> usize {
         match self {
-            Self::Few(prints) => prints.len(),
+            Self::Few { prints, .. } => prints.len(),
             Self::Many(prints) => prints.len(),
         }
     }
 
     fn each(&self, mut visit: impl FnMut(u128)) {
         match self {
-            Self::Few(prints) => prints.iter().copied().for_each(visit),
+            Self::Few { prints, .. } => prints.iter().copied().for_each(visit),
             Self::Many(prints) => prints.iter().for_each(|print| visit(*print)),
         }
     }
@@ -89,7 +94,7 @@ impl CountDistinct {
 impl GroupState for CountDistinct {
     fn ensure(&mut self, slots: usize) {
         if self.sets.len() < slots {
-            self.sets.resize(slots, Set::Few(Vec::new()));
+            self.sets.resize(slots, Set::EMPTY);
         }
     }
 
@@ -169,14 +174,17 @@ impl GroupState for CountDistinct {
 
     fn reset(&mut self, slot: u32) {
         match &mut self.sets[slot as usize] {
-            Set::Few(prints) => prints.clear(),
-            many @ Set::Many(_) => *many = Set::Few(Vec::new()),
+            Set::Few { bloom, prints } => {
+                *bloom = 0;
+                prints.clear();
+            }
+            many @ Set::Many(_) => *many = Set::EMPTY,
         }
     }
 
     fn memory_bytes(&self) -> usize {
         let heap = |set: &Set| match set {
-            Set::Few(prints) => prints.capacity() * 16,
+            Set::Few { prints, .. } => prints.capacity() * 16,
             Set::Many(prints) => prints.capacity() * 17,
         };
         self.sets.capacity() * size_of::<Set>() + self.sets.iter().map(heap).sum::<usize>()
