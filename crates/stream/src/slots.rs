@@ -5,8 +5,12 @@
 use std::collections::BTreeMap;
 
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 
 use crate::keys::hash_key;
+
+/// Bytes of a key that lie beside the others; longer ones lie behind a pointer: one more cache miss for each look-up.
+const KEY_INLINE: usize = 32;
 
 /// What the operator knows of a group.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +34,7 @@ pub struct SlotMeta {
 pub struct Slots {
     table: HashTable<u32>,
     metas: Vec<SlotMeta>,
-    keys: Vec<Vec<u8>>,
+    keys: Vec<SmallVec<[u8; KEY_INLINE]>>,
     free: Vec<u32>,
     buckets: BTreeMap<i64, Vec<u32>>,
     windowed: bool,
@@ -61,7 +65,7 @@ impl Slots {
         let (metas, keys) = (&self.metas, &self.keys);
         let found = self.table.find(hash, |slot| {
             let at = *slot as usize;
-            metas[at].hash == hash && metas[at].start == start && keys[at] == key
+            metas[at].hash == hash && metas[at].start == start && keys[at].as_slice() == key
         });
         match found {
             Some(slot) => *slot,
@@ -83,7 +87,7 @@ impl Slots {
             }
             None => {
                 self.metas.push(meta);
-                self.keys.push(key.to_vec());
+                self.keys.push(SmallVec::from_slice(key));
                 u32::try_from(self.metas.len() - 1).expect("fewer than 2^32 groups fit in memory")
             }
         };
@@ -102,7 +106,7 @@ impl Slots {
         self.table
             .find(hash, |slot| {
                 let at = *slot as usize;
-                self.metas[at].hash == hash && self.metas[at].start == start && self.keys[at] == key
+                self.metas[at].hash == hash && self.metas[at].start == start && self.keys[at].as_slice() == key
             })
             .copied()
     }
