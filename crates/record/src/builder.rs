@@ -178,6 +178,9 @@ impl BatchBuilder {
         patch(&mut out, RECORD_COUNT, &self.count.to_be_bytes());
         let crc = crc32c(out.get(CRC_START..).unwrap_or_default());
         patch(&mut out, CRC, &crc.to_be_bytes());
+        if out.capacity() > out.len() * 2 {
+            out.shrink_to_fit(); // the batch before was larger: nobody counts what this one would hold in vain
+        }
         self.bytes.clear();
         self.count = 0;
         Batch::from_bytes(Bytes::from(out))

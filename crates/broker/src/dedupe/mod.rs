@@ -28,7 +28,7 @@ const GENERATIONS_BY_MEMORY: usize = 4;
 /// A generation spans this part of the window, so that an id stays between 1 and 1.5 windows.
 const WINDOW_PARTS: i64 = 2;
 /// Slots of the upcoming table that get their memory with every id of the present one.
-const SLOTS_TOUCHED_PER_ID: usize = 8;
+const SLOTS_TOUCHED_PER_ID: usize = 5;
 /// Smallest table, slots.
 const SLOTS_MIN: usize = 1 << 10;
 
@@ -240,11 +240,11 @@ impl Dedupe {
         let (len, room) = (newest.ids.len(), newest.ids.room());
         let next = (room * 2).min(largest);
         let affordable = held + next * 2 * SLOT_BYTES <= self.memory_bytes_max;
-        if len * 2 < room || (self.upcoming.is_none() && !affordable) {
+        if len * 8 < room || (self.upcoming.is_none() && !affordable) {
             return;
         }
         let (table, touched) = self.upcoming.get_or_insert_with(|| (Table::with_capacity(next), 0));
-        // half of the present table's room is left for twice as many slots of at most twice its size
+        // seven eighths of the present table's room are left for four slots for each id of it
         *touched = table.touch_pages(*touched, count * SLOTS_TOUCHED_PER_ID);
         if len + count > room
             && table.room() >= room * 2
