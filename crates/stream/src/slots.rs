@@ -106,7 +106,9 @@ impl Slots {
         self.table
             .find(hash, |slot| {
                 let at = *slot as usize;
-                self.metas[at].hash == hash && self.metas[at].start == start && self.keys[at].as_slice() == key
+                self.metas[at].hash == hash
+                    && self.metas[at].start == start
+                    && self.keys[at].as_slice() == key
             })
             .copied()
     }

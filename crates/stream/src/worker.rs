@@ -1,7 +1,8 @@
 //! One thread's duty cycle: poll, decode once for all queries, run, commit.
 //!
 //! Queries that stand at the same offset of a partition share one read and one decode. A query that stands elsewhere
-//! has its own lane (a reader of its own) until the positions meet.
+//! has its own lane (a reader of its own) until the positions meet. Repartition topics have lanes of their own: what a
+//! first stage has begun is finished before new input is read, and again right after a commit.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,6 +62,8 @@ struct Deferred {
 }
 
 struct Lane {
+    /// Whether it reads repartition topics.
+    internal: bool,
     reader: Box<dyn Reader>,
     parts: Vec<LanePart>,
 }
@@ -228,9 +231,10 @@ impl Worker {
             part.queries.push(id.to_owned());
             return Ok(());
         }
+        let internal = run_has(&self.queries, id, |run| run.sources(at).next().is_none());
         let busy = |lane: &Lane| lane.parts.iter().any(|part| part.at == *at && !part.queries.is_empty());
         let part = LanePart { at: at.clone(), position, queries: vec![id.to_owned()] };
-        match self.lanes.iter_mut().find(|lane| !busy(lane)) {
+        match self.lanes.iter_mut().find(|lane| lane.internal == internal && !busy(lane)) {
             Some(lane) => {
                 lane.reader.seek(at, position)?;
                 lane.reader.pause(at, false);
@@ -239,7 +243,7 @@ impl Worker {
             }
             None => {
                 let reader = self.bus.reader(&[(at.clone(), position)])?;
-                self.lanes.push(Lane { reader, parts: vec![part] });
+                self.lanes.push(Lane { internal, reader, parts: vec![part] });
             }
         }
         Ok(())
@@ -319,20 +323,14 @@ impl Worker {
             std::thread::sleep(Duration::from_nanos(self.gather_ns - since));
             began = self.clock.monotonic_ns();
         }
-        let mut did = false;
-        loop {
-            let waiting = if did || self.lanes.len() > 1 { Duration::ZERO } else { wait };
-            let mut more = self.poll_lanes(waiting, &mut did);
-            if !did && self.lanes.len() > 1 && !wait.is_zero() {
-                more = self.poll_lanes(wait.min(Duration::from_millis(2)), &mut did);
-            }
-            let late = self.clock.monotonic_ns().saturating_sub(began) >= COMMIT_NS;
-            if !more || late || self.killed.load(Ordering::Relaxed) {
-                break;
-            }
+        let sources = self.lanes.iter().filter(|lane| !lane.internal).count();
+        let mut did = self.follow_up(if sources == 0 { wait } else { Duration::ZERO });
+        if sources > 0 {
+            self.read_on(sources, wait, began, &mut did);
         }
         self.commit_all();
         if did {
+            self.follow_up(Duration::ZERO);
             let spent = self.clock.monotonic_ns().saturating_sub(began);
             self.gather_ns = (2 * spent).clamp(*GATHER_NS.start(), *GATHER_NS.end());
             self.began_ns = Some(began);
@@ -344,10 +342,39 @@ impl Worker {
         did
     }
 
-    fn poll_lanes(&mut self, wait: Duration, did: &mut bool) -> bool {
+    /// Reads new input until little is left or it is time to commit.
+    fn read_on(&mut self, sources: usize, wait: Duration, began_ns: u64, did: &mut bool) {
+        loop {
+            let waiting = if *did || sources > 1 { Duration::ZERO } else { wait };
+            let mut more = self.poll_lanes(false, waiting, did);
+            if !*did && sources > 1 && !wait.is_zero() {
+                more = self.poll_lanes(false, wait.min(Duration::from_millis(2)), did);
+            }
+            let late = self.clock.monotonic_ns().saturating_sub(began_ns) >= COMMIT_NS;
+            if !more || late || self.killed.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
+
+    /// Runs and commits the later stages of queries on what stands in their repartition topics.
+    fn follow_up(&mut self, wait: Duration) -> bool {
+        let mut did = false;
+        self.poll_lanes(true, wait, &mut did);
+        if did {
+            self.commit_all();
+        }
+        did
+    }
+
+    /// Reads every lane of one kind once and runs what came; sets `did` if anything did. Returns whether much is left.
+    fn poll_lanes(&mut self, internal: bool, wait: Duration, did: &mut bool) -> bool {
         let mut more = false;
         for at in 0..self.lanes.len() {
             let Some(lane) = self.lanes.get_mut(at) else { break };
+            if lane.internal != internal {
+                continue;
+            }
             let active = lane.parts.iter().filter(|part| !part.queries.is_empty()).count().max(1);
             match lane.reader.poll(PARTITION_BYTES.saturating_mul(active), wait) {
                 Ok(mut fetched) => {
