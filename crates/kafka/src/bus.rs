@@ -11,7 +11,7 @@ use herdsman_bus::{
 use herdsman_host::{Clock, RealClock};
 use herdsman_record::{Batch, BatchBuilder, Compression, TopicPartition};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerGroupMetadata};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer as _;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -28,6 +28,8 @@ use crate::reader::{KafkaReader, Quiet};
 const REPLAY_BYTES: usize = 8 << 20;
 /// Longest wait for the cluster's first answer while connecting.
 const HELLO_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Pause before a coordinator that moves is asked again.
+const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
 
 /// An Apache Kafka cluster. Cheap to clone; all clones share one producer.
 #[derive(Clone)]
@@ -390,12 +392,11 @@ impl Bus for KafkaBus {
     fn committed(&self, group: &str, partitions: &[TopicPartition]) -> Result<Vec<Option<i64>>, BusError> {
         let asked: Vec<_> = partitions.iter().map(|at| (at.clone(), 0)).collect();
         let list = self.shared.offset_list(&asked, |_| Offset::Invalid)?;
-        let found =
-            self.shared.group(group)?.committed_offsets(list, self.shared.options.request_timeout).map_err(
-                |error| {
-                    unavailable(&self.shared.url, &format!("reading the offsets of group {group}"), &error)
-                },
-            )?;
+        let (consumer, timeout) = (self.shared.group(group)?, self.shared.options.request_timeout);
+        let found = while_coordinator_moves(timeout, || consumer.committed_offsets(list.clone(), timeout))
+            .map_err(|error| {
+                unavailable(&self.shared.url, &format!("reading the offsets of group {group}"), &error)
+            })?;
         Ok(partitions
             .iter()
             .map(|at| match found.find_partition(&at.topic, at.partition).map(|element| element.offset()) {
@@ -410,12 +411,40 @@ impl Bus for KafkaBus {
             return Ok(());
         }
         let list = self.shared.offset_list(offsets, Offset::Offset)?;
-        self.shared.group(group)?.commit(&list, CommitMode::Sync).map_err(|error| {
+        let consumer = self.shared.group(group)?;
+        while_coordinator_moves(self.shared.options.request_timeout, || {
+            consumer.commit(&list, CommitMode::Sync)
+        })
+        .map_err(|error| {
             unavailable(&self.shared.url, &format!("committing offsets of group {group}"), &error)
         })
     }
 
     fn sync(&self) -> Result<(), BusError> {
         Ok(())
+    }
+}
+
+/// Tries again while the cluster says that the group's coordinator is elsewhere or not ready, as it does for the first
+/// seconds of a group; librdkafka hands these answers on. The last error after `timeout`.
+fn while_coordinator_moves<T>(
+    timeout: Duration,
+    mut ask: impl FnMut() -> Result<T, KafkaError>,
+) -> Result<T, KafkaError> {
+    let begun = RealClock.monotonic_ns();
+    loop {
+        let result = ask();
+        let moves = matches!(
+            result.as_ref().err().and_then(KafkaError::rdkafka_error_code),
+            Some(
+                RDKafkaErrorCode::NotCoordinator
+                    | RDKafkaErrorCode::CoordinatorNotAvailable
+                    | RDKafkaErrorCode::CoordinatorLoadInProgress
+            )
+        );
+        if !moves || Duration::from_nanos(RealClock.monotonic_ns() - begun) >= timeout {
+            return result;
+        }
+        std::thread::sleep(COORDINATOR_PAUSE);
     }
 }

@@ -94,7 +94,17 @@ impl Disk for RealDisk {
         }
         file.set_len(0)?;
         file.write_all_at(holder.as_bytes(), 0)?;
-        Ok(LockGuard::new(file))
+        Ok(LockGuard::new(Lock(file)))
+    }
+}
+
+/// Unlocks in so many words: a process that was forked meanwhile holds a copy of the file until it runs its program, and
+/// closing ours would leave the lock to it for that long.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _closing = flock(&self.0, FlockOperation::Unlock);
     }
 }
 
