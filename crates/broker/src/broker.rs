@@ -20,7 +20,10 @@ use crate::BrokerError;
 use crate::dedupe::MEMORY_BYTES_DEFAULT;
 use crate::group::{Coordinator, GroupConfig, OFFSETS_TOPIC, OffsetStore};
 use crate::groups_api::Waiting;
+use crate::partition_state::PartitionState;
 use crate::topic::{Topic, Topics, lock};
+use crate::transaction::TransactionConfig;
+use crate::transactions::Transactions;
 
 /// Bytes of `__consumer_offsets` read at a time while opening.
 const REPLAY_BYTES: usize = 4 << 20;
@@ -28,6 +31,8 @@ const REPLAY_BYTES: usize = 4 << 20;
 const TICK: Duration = Duration::from_millis(50);
 /// Ticks between two rounds of retention and `flush.ms`.
 const TICKS_PER_MAINTENANCE: u32 = 20;
+/// Growth of a partition after which its producers are kept in a snapshot.
+const PRODUCERS_KEPT_EVERY_BYTES: u64 = 64 << 20;
 
 /// Settings of the broker, in Kafka's words.
 #[derive(Debug, Clone)]
@@ -50,6 +55,8 @@ pub struct BrokerConfig {
     pub offsets_bytes_max: u64,
     /// Limits of consumer groups.
     pub groups: GroupConfig,
+    /// Limits of transactions.
+    pub transactions: TransactionConfig,
 }
 
 impl Default for BrokerConfig {
@@ -64,6 +71,7 @@ impl Default for BrokerConfig {
             dedupe_memory_bytes: MEMORY_BYTES_DEFAULT,
             offsets_bytes_max: 64 << 20,
             groups: GroupConfig::default(),
+            transactions: TransactionConfig::default(),
         }
     }
 }
@@ -83,6 +91,9 @@ pub struct Broker {
     next_producer_id: AtomicI64,
     /// Bytes all committed offsets took when they were last written anew.
     pub(crate) compacted_bytes: AtomicU64,
+    /// Bytes all transactional ids took when they were last written anew.
+    pub(crate) compacted_transaction_bytes: AtomicU64,
+    pub(crate) transactions: Mutex<Transactions>,
     /// Newest instance of each committer id.
     pub(crate) fences: Mutex<HashMap<String, u64>>,
 }
@@ -111,6 +122,7 @@ impl Broker {
             topics.insert(Topic::open(&log, meta, None, config.dedupe_memory_bytes, now_ms)?);
         }
         let offsets = load_offsets(&log)?;
+        let transactions = crate::transactions::load(&log)?;
         let groups = Coordinator::new(config.groups.clone());
         Ok(Self {
             log,
@@ -125,6 +137,8 @@ impl Broker {
             // later than every id given out before a restart: at most 1,024 ids a millisecond are given on average
             next_producer_id: AtomicI64::new(now_ms.saturating_mul(1024)),
             compacted_bytes: AtomicU64::new(0),
+            compacted_transaction_bytes: AtomicU64::new(0),
+            transactions: Mutex::new(transactions),
             fences: Mutex::default(),
         })
     }
@@ -160,6 +174,13 @@ impl Broker {
         let topic = self.topic(&at.topic).ok_or_else(|| BrokerError::UnknownTopicPartition(at.clone()))?;
         topic.partition(at.partition)?;
         Ok(topic)
+    }
+
+    /// Producers and transactions of one partition, read back from the log.
+    pub(crate) fn state(&self, at: &TopicPartition) -> Result<Arc<PartitionState>, BrokerError> {
+        let state = Arc::clone(self.known_topic(at)?.state(at.partition)?);
+        state.load(&self.log, at)?;
+        Ok(state)
     }
 
     /// Creates a topic. Errors: it exists, or name, count or a config is refused.
@@ -227,10 +248,24 @@ impl Broker {
         self.next_producer_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Retention, `flush.ms`, checkpoints, compaction of committed offsets. [`Broker::serve`] does it once a second; without it the owner must.
+    /// Retention, `flush.ms`, checkpoints, transactional time-outs, snapshots of producers, compaction of the broker's own
+    /// topics. [`Broker::serve`] does it once a second; without it the owner must.
     pub fn maintain(&self) -> Result<(), BrokerError> {
+        self.tick_transactions();
         self.compact_offsets()?;
+        self.compact_transactions()?;
+        self.keep_producers(PRODUCERS_KEPT_EVERY_BYTES)?;
         self.log.maintain(self.clock.now_ms())?;
+        Ok(())
+    }
+
+    /// Keeps the producers of every partition that grew by `bytes_grown`: what a start reads back is bounded by that.
+    fn keep_producers(&self, bytes_grown: u64) -> Result<(), BrokerError> {
+        for topic in self.all_topics() {
+            for (index, state) in (0..).zip(&topic.states) {
+                state.keep(&self.log, &topic.partition(index)?, bytes_grown)?;
+            }
+        }
         Ok(())
     }
 
@@ -253,7 +288,12 @@ impl Broker {
         let mut ticks = 0_u32;
         loop {
             tokio::select! {
-                done = &mut serving => return done,
+                done = &mut serving => {
+                    if let Err(error) = self.keep_producers(0) {
+                        tracing::warn!(%error, "producers not kept, they will be read back from the log");
+                    }
+                    return done;
+                }
                 _ = tick.tick() => {
                     self.tick_groups();
                     ticks = ticks.wrapping_add(1);
@@ -274,7 +314,7 @@ impl Broker {
         let version = request.head.api_version;
         let client = request.head.client_id.as_ref().map_or("", |id| id.as_str()).to_owned();
         match request.body {
-            RequestKind::Produce(body) => self.on_produce(body),
+            RequestKind::Produce(body) => self.on_produce(body, version),
             RequestKind::Fetch(body) => self.on_fetch(body, version).await,
             RequestKind::ListOffsets(body) => Reply::message(self.on_list_offsets(body, version)),
             RequestKind::Metadata(body) => Reply::message(self.on_metadata(peer, body, version)),
@@ -302,9 +342,16 @@ impl Broker {
                 Reply::message(self.on_describe_cluster(peer, &body, version))
             }
             RequestKind::DescribeTopicPartitions(body) => Reply::message(self.on_describe_topics(body)),
-            RequestKind::InitProducerId(body) => Reply::message(self.on_init_producer_id(&body)),
+            RequestKind::InitProducerId(body) => Reply::message(self.on_init_producer_id(&body, version)),
+            RequestKind::AddPartitionsToTxn(body) => Reply::message(self.on_add_partitions(body, version)),
+            RequestKind::AddOffsetsToTxn(body) => Reply::message(self.on_add_offsets(&body, version)),
+            RequestKind::TxnOffsetCommit(body) => Reply::message(self.on_txn_offset_commit(body, version)),
+            RequestKind::EndTxn(body) => Reply::message(self.on_end_txn(&body, version)),
+            RequestKind::DescribeTransactions(body) => Reply::message(self.on_describe_transactions(body)),
+            RequestKind::ListTransactions(body) => Reply::message(self.on_list_transactions(&body, version)),
+            RequestKind::DescribeProducers(body) => Reply::message(self.on_describe_producers(body)),
             RequestKind::OffsetForLeaderEpoch(body) => Reply::message(self.on_leader_epoch(body)),
-            RequestKind::ApiVersions(_) => Reply::message(api_versions(None)),
+            RequestKind::ApiVersions(_) => Reply::message(api_versions(None, version)),
             RequestKind::SaslHandshake(_) => Reply::message(
                 SaslHandshakeResponse::default()
                     .with_error_code(ResponseError::UnsupportedSaslMechanism.code()),

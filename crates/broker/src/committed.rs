@@ -28,12 +28,17 @@ use crate::group::offset_store::encode_batch;
 use crate::group::{Committed, OFFSETS_TOPIC};
 use crate::metadata::topic_name;
 use crate::topic::lock;
+use crate::transaction::Claim;
 use crate::{Broker, BrokerError};
 
 /// First version of OffsetFetch that asks for several groups.
 const MANY_GROUPS: i16 = 8;
 /// `offset.metadata.max.bytes`.
-const METADATA_BYTES_MAX: usize = 4096;
+pub(crate) const METADATA_BYTES_MAX: usize = 4096;
+
+/// What OffsetFetch tells where nothing was committed.
+const NOT_COMMITTED: Committed =
+    Committed { offset: -1, leader_epoch: -1, metadata: String::new(), commit_ms: -1 };
 
 /// Topic, and error code per partition.
 type CommitAnswers = (Arc<str>, Vec<(i32, i16)>);
@@ -45,19 +50,28 @@ const CHANGES_PER_BATCH: usize = 1_000;
 pub(crate) type OffsetChange = (TopicPartition, Option<Committed>);
 
 impl Broker {
-    /// The partition of `__consumer_offsets` that every group uses; made when first needed.
-    fn offsets_partition(&self) -> Result<TopicPartition, BrokerError> {
-        if self.topic(OFFSETS_TOPIC).is_none() {
+    /// The only partition of a topic that the broker keeps for itself; made when first needed.
+    pub(crate) fn internal_topic(
+        &self,
+        name: &str,
+        segment_bytes: u64,
+    ) -> Result<TopicPartition, BrokerError> {
+        if self.topic(name).is_none() {
             let configs = BTreeMap::from([
                 ("cleanup.policy".to_owned(), "compact".to_owned()),
-                ("segment.bytes".to_owned(), (self.config.offsets_bytes_max / OFFSETS_SEGMENTS).to_string()),
+                ("segment.bytes".to_owned(), segment_bytes.to_string()),
             ]);
-            match self.create_topic(OFFSETS_TOPIC, 1, &configs) {
+            match self.create_topic(name, 1, &configs) {
                 Ok(_) | Err(BrokerError::Log(herdsman_log::LogError::TopicExists(_))) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(TopicPartition::new(OFFSETS_TOPIC, 0))
+        Ok(TopicPartition::new(name, 0))
+    }
+
+    /// The partition of `__consumer_offsets` that every group uses.
+    pub(crate) fn offsets_partition(&self) -> Result<TopicPartition, BrokerError> {
+        self.internal_topic(OFFSETS_TOPIC, self.config.offsets_bytes_max / OFFSETS_SEGMENTS)
     }
 
     /// The place and the batch that record these changes.
@@ -68,7 +82,7 @@ impl Broker {
     ) -> Result<(TopicPartition, Batch), BrokerError> {
         let at = self.offsets_partition()?;
         let changes = changes.iter().map(|(at, committed)| (at, committed.as_ref()));
-        let batch = encode_batch(group, changes, self.clock.now_ms())
+        let batch = encode_batch(group, changes, None, self.clock.now_ms())
             .map_err(|source| BrokerError::Corrupt { topic_partition: at.clone(), source })?;
         Ok((at, batch))
     }
@@ -101,12 +115,23 @@ impl Broker {
             return Ok(());
         }
         let corrupt = |source| BrokerError::Corrupt { topic_partition: at.clone(), source };
+        let topic = self.known_topic(&at)?;
+        let state = topic.state(at.partition)?;
+        let partition = state.lock(&self.log, &at)?;
         let store = lock(&self.offsets);
         let mut batches = Vec::new();
         for group in store.groups() {
             for changes in store.all(&group).chunks(CHANGES_PER_BATCH) {
                 let changes = changes.iter().map(|(at, committed)| (at, Some(committed)));
-                let batch = encode_batch(&group, changes, self.clock.now_ms()).map_err(corrupt)?;
+                let batch = encode_batch(&group, changes, None, self.clock.now_ms()).map_err(corrupt)?;
+                batches.push((at.clone(), batch));
+            }
+        }
+        for (producer_id, pending) in store.pending() {
+            let claim = Claim { producer_id: *producer_id, producer_epoch: pending.producer_epoch };
+            for (group, at_input, committed) in &pending.changes {
+                let change = [(at_input, Some(committed))];
+                let batch = encode_batch(group, change, Some(claim), self.clock.now_ms()).map_err(corrupt)?;
                 batches.push((at.clone(), batch));
             }
         }
@@ -116,9 +141,10 @@ impl Broker {
             Some(first) => *first,
             None => self.log.offsets(&at)?.1,
         };
-        drop(store);
+        drop((store, partition));
         self.log.delete_records_before(&at, first)?;
-        Ok(())
+        state.forget(); // open transactions begin elsewhere now
+        state.load(&self.log, &at)
     }
 
     /// A committed offset as of now.
@@ -179,14 +205,17 @@ impl Broker {
     }
 
     pub(crate) fn on_offset_fetch(&self, request: OffsetFetchRequest, version: i16) -> OffsetFetchResponse {
+        let stable = request.require_stable;
         if version < MANY_GROUPS {
             let asked = request.topics.map(|topics| {
                 topics.into_iter().map(|topic| (topic.name.to_string(), topic.partition_indexes)).collect()
             });
             let topics = self.committed_of(&request.group_id, asked).into_iter().map(|(name, partitions)| {
                 let partitions = partitions.into_iter().map(|(index, committed)| {
+                    let (committed, error) = self.stable(&request.group_id, &name, index, committed, stable);
                     let partition = OffsetFetchResponsePartition::default()
                         .with_partition_index(index)
+                        .with_error_code(error)
                         .with_committed_offset(committed.offset)
                         .with_metadata(Some(StrBytes::from_string(committed.metadata)));
                     if version >= 5 {
@@ -207,8 +236,10 @@ impl Broker {
             });
             let topics = self.committed_of(&group.group_id, asked).into_iter().map(|(name, partitions)| {
                 let partitions = partitions.into_iter().map(|(index, committed)| {
+                    let (committed, error) = self.stable(&group.group_id, &name, index, committed, stable);
                     OffsetFetchResponsePartitions::default()
                         .with_partition_index(index)
+                        .with_error_code(error)
                         .with_committed_offset(committed.offset)
                         .with_committed_leader_epoch(committed.leader_epoch)
                         .with_metadata(Some(StrBytes::from_string(committed.metadata)))
@@ -217,9 +248,25 @@ impl Broker {
                     .with_name(topic_name(&name))
                     .with_partitions(partitions.collect())
             });
-            OffsetFetchResponseGroup::default().with_group_id(group.group_id).with_topics(topics.collect())
+            let topics = topics.collect();
+            OffsetFetchResponseGroup::default().with_group_id(group.group_id).with_topics(topics)
         });
         OffsetFetchResponse::default().with_groups(groups.collect())
+    }
+
+    /// The offset, or the refusal to tell it while an open transaction commits another (`require_stable`, KIP-447).
+    fn stable(
+        &self,
+        group: &str,
+        topic: &str,
+        index: i32,
+        committed: Committed,
+        required: bool,
+    ) -> (Committed, i16) {
+        if required && lock(&self.offsets).is_pending(group, &TopicPartition::new(topic, index)) {
+            return (NOT_COMMITTED, ResponseError::UnstableOffsetCommit.code());
+        }
+        (committed, 0)
     }
 
     /// What a group committed for the partitions asked (all with `None`); −1 where nothing was.
@@ -229,7 +276,6 @@ impl Broker {
         asked: Option<Vec<(String, Vec<i32>)>>,
     ) -> Vec<(String, Vec<(i32, Committed)>)> {
         let store = lock(&self.offsets);
-        let none = || Committed { offset: -1, leader_epoch: -1, metadata: String::new(), commit_ms: -1 };
         match asked {
             Some(asked) => asked
                 .into_iter()
@@ -237,7 +283,7 @@ impl Broker {
                     let topic: Arc<str> = Arc::from(name.as_str());
                     let partitions = indexes.into_iter().map(|index| {
                         let at = TopicPartition::new(Arc::clone(&topic), index);
-                        (index, store.get(group, &at).cloned().unwrap_or_else(none))
+                        (index, store.get(group, &at).cloned().unwrap_or(NOT_COMMITTED))
                     });
                     let partitions = partitions.collect();
                     (name, partitions)

@@ -1,7 +1,9 @@
 //! The broker of this process as the house's event bus: no socket, the same rules.
 //!
 //! Produce takes the path of the wire (checks, event ids, counters). A commit is one atomic append of all outputs and of
-//! the offsets' batch in `__consumer_offsets`: after a kill either all of it is there or none.
+//! the offsets' batch in `__consumer_offsets`: after a kill either all of it is there or none. Readers see what is committed:
+//! records of open and aborted transactions of Kafka clients stay hidden, and the end of a partition is its last stable
+//! offset.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +11,10 @@ use std::time::Duration;
 use herdsman_bus::{
     Bus, BusError, Committer, Fetched, OffsetRange, Produced, Reader, TopicDescription, TopicSpec,
 };
-use herdsman_log::{Log, LogError, TopicMeta};
+use herdsman_log::{LogError, TopicMeta};
 use herdsman_record::{Batch, TopicPartition};
 
+use crate::partition_state::PartitionState;
 use crate::topic::lock;
 use crate::{Broker, BrokerError};
 
@@ -107,7 +110,8 @@ impl Bus for EmbeddedBus {
 
     fn offsets(&self, topic_partition: &TopicPartition) -> Result<OffsetRange, BusError> {
         let (start, end) = self.broker.log.offsets(topic_partition).map_err(log_error)?;
-        Ok(OffsetRange { start, end })
+        let state = self.broker.state(topic_partition).map_err(bus_error)?;
+        Ok(OffsetRange { start, end: state.last_stable(end) })
     }
 
     fn produce(&self, topic_partition: &TopicPartition, batch: Batch) -> Result<Produced, BusError> {
@@ -120,7 +124,7 @@ impl Bus for EmbeddedBus {
     }
 
     fn reader(&self, start: &[(TopicPartition, i64)]) -> Result<Box<dyn Reader>, BusError> {
-        let mut reader = EmbeddedReader { log: Arc::clone(&self.broker.log), positions: Vec::new(), turn: 0 };
+        let mut reader = EmbeddedReader { broker: Arc::clone(&self.broker), positions: Vec::new(), turn: 0 };
         for (topic_partition, offset) in start {
             reader.seek(topic_partition, *offset)?;
         }
@@ -154,12 +158,13 @@ impl Bus for EmbeddedBus {
 
 struct Position {
     at: TopicPartition,
+    state: Arc<PartitionState>,
     offset: i64,
     paused: bool,
 }
 
 struct EmbeddedReader {
-    log: Arc<Log>,
+    broker: Arc<Broker>,
     positions: Vec<Position>,
     /// Which partition begins the next round, so that none starves when `max_bytes` is short.
     turn: usize,
@@ -177,16 +182,16 @@ impl EmbeddedReader {
             if position.paused || left == 0 {
                 continue;
             }
-            let out = self.log.read(&position.at, position.offset, share.min(left)).map_err(log_error)?;
-            let Some(last) = out.batches.last() else { continue };
-            let next_offset = last.next_offset();
+            let log = &self.broker.log;
+            let mut out = log.read(&position.at, position.offset, share.min(left)).map_err(log_error)?;
+            let Some(next_offset) = position.state.keep_committed(&mut out.batches) else { continue };
             left = left.saturating_sub(out.batches.iter().map(|batch| batch.bytes().len()).sum());
             found.push(Fetched {
                 topic_partition: position.at.clone(),
                 batches: out.batches,
                 position: position.offset,
                 next_offset,
-                high_watermark: out.high_watermark,
+                high_watermark: position.state.last_stable(out.high_watermark),
             });
             position.offset = next_offset;
         }
@@ -198,7 +203,7 @@ impl EmbeddedReader {
 impl Reader for EmbeddedReader {
     fn poll(&mut self, max_bytes: usize, timeout: Duration) -> Result<Vec<Fetched>, BusError> {
         let mut left = timeout;
-        let mut seen = self.log.version();
+        let mut seen = self.broker.log.version();
         loop {
             let found = self.collect(max_bytes)?;
             if !found.is_empty() || left.is_zero() {
@@ -206,7 +211,7 @@ impl Reader for EmbeddedReader {
             }
             // an append to a partition of someone else wakes us too; waiting goes on in slices of the time-out
             let slice = left.min(Duration::from_millis(20).max(timeout / 4));
-            let now = self.log.wait_for_append(seen, slice);
+            let now = self.broker.log.wait_for_append(seen, slice);
             if now == seen {
                 left = left.saturating_sub(slice);
             } else {
@@ -217,14 +222,17 @@ impl Reader for EmbeddedReader {
     }
 
     fn seek(&mut self, topic_partition: &TopicPartition, offset: i64) -> Result<(), BusError> {
-        let (start, end) = self.log.offsets(topic_partition).map_err(log_error)?;
+        let (start, end) = self.broker.log.offsets(topic_partition).map_err(log_error)?;
+        let state = self.broker.state(topic_partition).map_err(bus_error)?;
         if !(start..=end).contains(&offset) {
             let topic_partition = topic_partition.clone();
             return Err(BusError::OffsetOutOfRange { topic_partition, start, end, asked: offset });
         }
         match self.positions.iter_mut().find(|position| position.at == *topic_partition) {
-            Some(position) => position.offset = offset,
-            None => self.positions.push(Position { at: topic_partition.clone(), offset, paused: false }),
+            Some(position) => (position.offset, position.state) = (offset, state),
+            None => {
+                self.positions.push(Position { at: topic_partition.clone(), state, offset, paused: false });
+            }
         }
         Ok(())
     }

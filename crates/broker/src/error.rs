@@ -6,6 +6,7 @@ use kafka_protocol::ResponseError;
 
 use crate::dedupe::IdError;
 use crate::group::GroupError;
+use crate::transaction::TransactionError;
 
 /// A refusal.
 #[derive(Debug, thiserror::Error)]
@@ -66,12 +67,8 @@ pub enum BrokerError {
         got: i32,
     },
     /// An older producer of this id.
-    #[error(
-        "{topic_partition}: producer {producer_id} has epoch {current}, sent {got}: a newer one took over"
-    )]
+    #[error("producer {producer_id} has epoch {current}, sent {got}: a newer one took over")]
     InvalidProducerEpoch {
-        /// Where.
-        topic_partition: TopicPartition,
         /// Producer id.
         producer_id: i64,
         /// Epoch known.
@@ -79,11 +76,12 @@ pub enum BrokerError {
         /// Epoch sent.
         got: i16,
     },
-    /// Transactions are not served.
-    #[error(
-        "transactions are not served by this version: use an idempotent producer without transactional.id"
-    )]
-    TransactionsNotServed,
+    /// The transaction coordinator refused.
+    #[error(transparent)]
+    Transaction(#[from] TransactionError),
+    /// A batch that does not fit the transaction its producer has open.
+    #[error("{0}")]
+    InvalidTransactionState(String),
     /// A request that contradicts itself.
     #[error("{0}")]
     InvalidRequest(String),
@@ -129,13 +127,41 @@ impl BrokerError {
             Self::InvalidTimestamp(_) => ResponseError::InvalidTimestamp,
             Self::OutOfOrderSequence { .. } => ResponseError::OutOfOrderSequenceNumber,
             Self::InvalidProducerEpoch { .. } => ResponseError::InvalidProducerEpoch,
-            Self::TransactionsNotServed | Self::InvalidRequest(_) => ResponseError::InvalidRequest,
+            Self::Transaction(error) => of_transaction(*error),
+            Self::InvalidTransactionState(_) => ResponseError::InvalidTxnState,
+            Self::InvalidRequest(_) => ResponseError::InvalidRequest,
             Self::InvalidRequiredAcks(_) => ResponseError::InvalidRequiredAcks,
             Self::InvalidReplicationFactor(_) => ResponseError::InvalidReplicationFactor,
             Self::InvalidConfig(_) => ResponseError::InvalidConfig,
             Self::InternalTopic(_) => ResponseError::InvalidTopicException,
             Self::Log(error) => of_log(error),
             Self::Group(error) => of_group(*error),
+        }
+    }
+
+    /// The number that says this to a producer: it knows a newer producer by its epoch only, and, from version 11 on, a
+    /// transaction that it must abort by a code of its own (KIP-890).
+    #[must_use]
+    pub(crate) fn produce_code(&self, version: i16) -> i16 {
+        let said = match self {
+            Self::Transaction(TransactionError::Fenced) => ResponseError::InvalidProducerEpoch,
+            Self::Transaction(TransactionError::NotAdded) if version >= 11 => {
+                ResponseError::TransactionAbortable
+            }
+            other => other.response_error(),
+        };
+        said.code()
+    }
+
+    /// The number that says this to a transactional request: before version 2 (of most) a newer producer is known by its
+    /// epoch only (KIP-588).
+    #[must_use]
+    pub(crate) fn transaction_code(&self, fences: bool) -> i16 {
+        match self {
+            Self::Transaction(TransactionError::Fenced) if !fences => {
+                ResponseError::InvalidProducerEpoch.code()
+            }
+            other => other.code(),
         }
     }
 
@@ -185,6 +211,15 @@ fn of_group(error: GroupError) -> ResponseError {
         GroupError::GroupFull => ResponseError::GroupMaxSizeReached,
         GroupError::NotEmpty => ResponseError::NonEmptyGroup,
         GroupError::NotFound => ResponseError::GroupIdNotFound,
+    }
+}
+
+fn of_transaction(error: TransactionError) -> ResponseError {
+    match error {
+        TransactionError::IdMapping => ResponseError::InvalidProducerIdMapping,
+        TransactionError::Fenced => ResponseError::ProducerFenced,
+        TransactionError::InvalidState(_) | TransactionError::NotAdded => ResponseError::InvalidTxnState,
+        TransactionError::Timeout { .. } => ResponseError::InvalidTransactionTimeout,
     }
 }
 

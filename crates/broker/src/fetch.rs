@@ -1,7 +1,8 @@
 //! Fetch: whole batches by reference, waiting for `min_bytes` or `max_wait_ms`.
 //!
-//! Every answer is complete: fetch sessions are refused politely (session id 0), which every client understands. There
-//! are no transactions yet, so the last stable offset is the high watermark at either isolation level.
+//! Every answer is complete: fetch sessions are refused politely (session id 0), which every client understands.
+//! `read_committed` gets nothing at or above the last stable offset, and the list of aborted transactions in the range; it
+//! skips their records and the markers itself (KIP-98).
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -60,13 +61,12 @@ impl Broker {
             for partition in &topic.partitions {
                 let reply = match &name {
                     None => Err(BrokerError::UnknownTopicId),
-                    Some(name) => self.read_partition(name, partition, left, round.bytes == 0),
+                    Some(name) => {
+                        let committed = request.isolation_level == 1;
+                        self.read_partition(name, partition, committed, left, round.bytes == 0)
+                    }
                 };
-                let mut reply =
-                    reply.unwrap_or_else(|error| self.refused(name.as_deref(), partition, &error));
-                if request.isolation_level == 1 && reply.error_code == 0 {
-                    reply.aborted = Some(Vec::new());
-                }
+                let reply = reply.unwrap_or_else(|error| self.refused(name.as_deref(), partition, &error));
                 let bytes = reply.record_bytes();
                 left = left.saturating_sub(bytes);
                 round.bytes += bytes;
@@ -91,6 +91,7 @@ impl Broker {
         &self,
         name: &str,
         partition: &FetchPartition,
+        committed: bool,
         left: usize,
         is_first: bool,
     ) -> Result<PartitionReply, BrokerError> {
@@ -99,11 +100,21 @@ impl Broker {
         })?;
         let at = topic.partition(partition.partition)?;
         let cap = usize::try_from(partition.partition_max_bytes).unwrap_or(0).min(left);
-        let out = self.log.read(&at, partition.fetch_offset, cap)?;
+        let state = topic.state(partition.partition)?;
+        if committed {
+            state.load(&self.log, &at)?;
+        }
+        let mut out = self.log.read(&at, partition.fetch_offset, cap)?;
         let mut reply = PartitionReply::error(partition.partition, 0);
         reply.high_watermark = out.high_watermark;
-        reply.last_stable_offset = out.high_watermark;
+        reply.last_stable_offset = state.last_stable(out.high_watermark);
         reply.log_start_offset = out.log_start;
+        if committed {
+            out.batches.retain(|batch| batch.base_offset() < reply.last_stable_offset);
+            let end = out.batches.last().map_or(partition.fetch_offset, Batch::next_offset);
+            let aborted = state.aborted_in(partition.fetch_offset, end);
+            reply.aborted = Some(aborted.into_iter().map(|one| (one.producer_id, one.first)).collect());
+        }
         // the first batch goes out whatever its size, or a reader could never pass it
         let first = out.batches.first().map_or(0, |batch| batch.bytes().len());
         if first <= cap || is_first {

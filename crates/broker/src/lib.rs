@@ -2,7 +2,7 @@
 //!
 //! [`Broker`] owns the log and decides; `herdsman_wire` brings requests and takes answers. [`EmbeddedBus`] is the same
 //! broker as the house's own event bus, without a socket. Reading order: `broker` (state and dispatch), `produce`,
-//! `fetch`, `group`, `dedupe`, then the admin files. Errors become Kafka error codes in `error` only.
+//! `fetch`, `partition_state`, `group`, `transaction`, `dedupe`, then the admin files. Errors become Kafka error codes in `error` only.
 
 pub mod admin;
 pub mod broker;
@@ -20,11 +20,20 @@ pub mod offsets;
 
 pub mod produce;
 pub mod rebuild;
+pub mod transaction;
+pub mod transactions_api;
 
+mod markers;
+mod partition_state;
+mod pattern;
 mod producers;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod topic;
+#[cfg(test)]
+mod transaction_tests;
+mod transactions;
 
 pub use broker::{Broker, BrokerConfig};
 pub use embedded::EmbeddedBus;

@@ -26,8 +26,8 @@ use crate::{Broker, BrokerError};
 
 /// Most partitions one DescribeTopicPartitions answer holds, as in Kafka.
 const PARTITIONS_PER_ANSWER: usize = 2_000;
-/// FindCoordinator key type of consumer groups.
-const KEY_GROUP: i8 = 0;
+/// FindCoordinator key types served: consumer groups and transactional ids.
+const KEYS: std::ops::RangeInclusive<i8> = 0..=1;
 
 impl Broker {
     /// Host and port that `peer` should use.
@@ -231,7 +231,9 @@ impl Broker {
         version: i16,
     ) -> FindCoordinatorResponse {
         let (host, port) = self.address(peer);
-        let refusal = (request.key_type != KEY_GROUP).then_some(BrokerError::TransactionsNotServed);
+        let refusal = (!KEYS.contains(&request.key_type)).then(|| {
+            BrokerError::InvalidRequest(format!("no coordinators of type {} here", request.key_type))
+        });
         let code = refusal.as_ref().map_or(0, BrokerError::code);
         let message = refusal.map(|error| StrBytes::from_string(error.to_string()));
         if version < 4 {

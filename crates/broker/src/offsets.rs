@@ -39,7 +39,7 @@ impl Broker {
             let partitions = topic.partitions.into_iter().map(|partition| {
                 let at = TopicPartition::new(Arc::clone(&name), partition.partition_index);
                 let response = ListOffsetsPartitionResponse::default().with_partition_index(at.partition);
-                match self.offset_at(&at, partition.timestamp) {
+                match self.offset_at(&at, partition.timestamp, request.isolation_level == 1) {
                     Ok((offset, timestamp)) => {
                         let response = response.with_offset(offset).with_timestamp(timestamp);
                         if offset >= 0 && version >= 4 { response.with_leader_epoch(0) } else { response }
@@ -53,15 +53,27 @@ impl Broker {
     }
 
     /// Offset and timestamp for one of Kafka's special numbers, or for a time; (−1, −1) if there is none.
-    fn offset_at(&self, at: &TopicPartition, timestamp: i64) -> Result<(i64, i64), BrokerError> {
-        self.known_topic(at)?;
-        let (start, end) = self.log.offsets(at)?;
+    fn offset_at(
+        &self,
+        at: &TopicPartition,
+        timestamp: i64,
+        committed: bool,
+    ) -> Result<(i64, i64), BrokerError> {
+        let topic = self.known_topic(at)?;
+        let (start, mut end) = self.log.offsets(at)?;
+        if committed {
+            let state = topic.state(at.partition)?;
+            state.load(&self.log, at)?;
+            end = state.last_stable(end);
+        }
         Ok(match timestamp {
             LATEST => (end, -1),
             EARLIEST | EARLIEST_LOCAL => (start, -1),
             LATEST_TIERED => (-1, -1),
             MAX_TIMESTAMP => self.largest_timestamp(at, start, end)?,
-            time if time >= 0 => self.log.offset_for_time(at, time)?.unwrap_or((-1, -1)),
+            time if time >= 0 => {
+                self.log.offset_for_time(at, time)?.filter(|(offset, _)| *offset < end).unwrap_or((-1, -1))
+            }
             other => return Err(BrokerError::InvalidRequest(format!("no meaning for timestamp {other}"))),
         })
     }

@@ -1,25 +1,29 @@
 //! Produce: check once, drop what the event-id window has seen, append.
 //!
-//! Order of locks: producers of the partition, then the topic's event ids, then the log. Ids are read before any lock.
+//! Order of locks: the transactional id (first batch of a transaction in a partition only), producers of the partition, then
+//! the topic's event ids, then the log. Ids are read before any lock.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use herdsman_log::LogError;
 use herdsman_record::{Batch, EventId, Header, TopicPartition};
 use herdsman_wire::Reply;
 use herdsman_wire::kafka_protocol::messages::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
 };
-use herdsman_wire::kafka_protocol::messages::{
-    InitProducerIdRequest, InitProducerIdResponse, ProduceRequest, ProduceResponse, ProducerId,
-};
+use herdsman_wire::kafka_protocol::messages::{ProduceRequest, ProduceResponse};
 use herdsman_wire::kafka_protocol::protocol::StrBytes;
 
 use crate::dedupe::Extractor;
 use crate::producers::Verdict;
 use crate::rebuild::keep_fresh;
-use crate::topic::{Topic, TopicDedupe, lock, replay_producers};
+use crate::topic::{Topic, TopicDedupe, lock};
+use crate::transactions::Within;
 use crate::{Broker, BrokerError};
+
+/// First version whose batches make their partition part of the transaction (KIP-890).
+const ADDS_PARTITIONS: i16 = 12;
 
 /// Answer to one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,9 +52,19 @@ impl Broker {
     /// # Errors
     /// The batch is damaged, too large, out of sequence or too far from the clock; the topic is unknown; the log refuses.
     pub fn produce(&self, at: &TopicPartition, batch: Batch) -> Result<ProduceOutcome, BrokerError> {
+        self.produce_within(at, batch, None)
+    }
+
+    /// As [`Broker::produce`], in the name of a transactional id.
+    pub(crate) fn produce_within(
+        &self,
+        at: &TopicPartition,
+        batch: Batch,
+        within: Option<Within<'_>>,
+    ) -> Result<ProduceOutcome, BrokerError> {
         let topic = self.known_topic(at)?;
         let bytes = batch.bytes().len() as u64;
-        let outcome = off_the_reactor(topic.waits_for_disk, || self.append(&topic, at, batch))?;
+        let outcome = off_the_reactor(topic.waits_for_disk, || self.append(&topic, at, batch, within))?;
         let counters = &topic.counters;
         counters.produced_records.fetch_add(u64::from(outcome.accepted), Ordering::Relaxed);
         counters.duplicates.fetch_add(u64::from(outcome.duplicates), Ordering::Relaxed);
@@ -63,6 +77,7 @@ impl Broker {
         topic: &Topic,
         at: &TopicPartition,
         batch: Batch,
+        within: Option<Within<'_>>,
     ) -> Result<ProduceOutcome, BrokerError> {
         let header = batch.header();
         let now_ms = self.clock.now_ms();
@@ -71,23 +86,41 @@ impl Broker {
         let ids = check_records(topic, at, &batch, &header)?;
         let stamped = topic.log_append_time.then_some(now_ms);
         if header.producer_id < 0 {
-            return self.write(topic, at, batch, &header, ids.as_deref(), now_ms, stamped);
+            return self.write(topic, at, batch, &header, ids.as_deref(), now_ms, stamped, |_| ());
         }
-        let index = usize::try_from(at.partition).unwrap_or(usize::MAX);
-        let slot =
-            topic.producers.get(index).ok_or_else(|| BrokerError::UnknownTopicPartition(at.clone()))?;
-        let mut slot = lock(slot);
-        let producers = match &mut *slot {
-            Some(producers) => producers,
-            empty @ None => empty.insert(replay_producers(&self.log, at)?),
-        };
-        if let Verdict::Duplicate(base_offset) = producers.check(&header, at)? {
+        let state = topic.state(at.partition)?;
+        let mut partition = state.lock(&self.log, at)?;
+        let opens = header.is_transactional()
+            && partition.producers().open_of(header.producer_id, header.producer_epoch).is_none();
+        let slot;
+        let mut claimed; // until the batch is written, so that the end of the transaction cannot come between
+        if opens {
+            // the id is locked before the partition, as the end of a transaction does it
+            drop(partition);
+            let within = within.ok_or_else(|| {
+                BrokerError::InvalidRequest(format!("{at}: a transactional batch without transactional.id"))
+            })?;
+            slot = self.transaction(within.transactional_id)?;
+            claimed = lock(&slot);
+            self.admit(within, &mut claimed, &header, at)?;
+            partition = state.lock(&self.log, at)?;
+        }
+        if let Verdict::Duplicate(base_offset) = partition.producers().check(&header, at)? {
             let append_time_ms = stamped.unwrap_or(-1);
             return Ok(ProduceOutcome { base_offset, accepted: 0, duplicates: 0, append_time_ms });
         }
-        let outcome = self.write(topic, at, batch, &header, ids.as_deref(), now_ms, stamped)?;
-        producers.record(&header, outcome.base_offset);
-        Ok(outcome)
+        let written = self.write(topic, at, batch, &header, ids.as_deref(), now_ms, stamped, |offset| {
+            if opens {
+                partition.about_to_open(offset);
+            }
+        });
+        if let Ok(outcome) = &written {
+            partition.producers().record(&header, outcome.base_offset);
+        }
+        if opens {
+            partition.settle();
+        }
+        written
     }
 
     #[expect(clippy::too_many_arguments, reason = "one step of `append`, split off for reading")]
@@ -100,7 +133,15 @@ impl Broker {
         ids: Option<&[EventId]>,
         now_ms: i64,
         stamped: Option<i64>,
+        before: impl Fn(i64),
     ) -> Result<ProduceOutcome, BrokerError> {
+        let put = |batch| {
+            let put = self.log.append_with(at, |tail| {
+                before(tail.end);
+                Ok::<_, LogError>((Some(batch), ()))
+            });
+            put.map(|(base_offset, ())| base_offset).map_err(BrokerError::from)
+        };
         let stamp = |batch: Batch| match stamped {
             Some(now_ms) => batch.with_append_time(now_ms),
             None => batch,
@@ -108,7 +149,7 @@ impl Broker {
         let append_time_ms = stamped.unwrap_or(-1);
         let records = u32::try_from(header.record_count).unwrap_or(0);
         let (Some(dedupe), Some(ids)) = (topic.dedupe.as_deref(), ids) else {
-            let base_offset = self.log.append(at, stamp(batch))?;
+            let base_offset = put(stamp(batch))?;
             return Ok(ProduceOutcome { base_offset, accepted: records, duplicates: 0, append_time_ms });
         };
         // held until the log has the batch: an id is remembered if and only if its record is written
@@ -121,7 +162,7 @@ impl Broker {
             batch.records().and_then(|records| keep_fresh(&batch, &records, &fresh))
         };
         let written = match kept {
-            Ok(Some(kept)) => self.log.append(at, stamp(kept)).map_err(BrokerError::from),
+            Ok(Some(kept)) => put(stamp(kept)),
             Ok(None) => self.log.offsets(at).map(|(_, end)| end).map_err(BrokerError::from),
             Err(source) => Err(BrokerError::Corrupt { topic_partition: at.clone(), source }),
         };
@@ -132,15 +173,14 @@ impl Broker {
         Ok(ProduceOutcome { base_offset, accepted: records - duplicates, duplicates, append_time_ms })
     }
 
-    pub(crate) fn on_produce(&self, request: ProduceRequest) -> Reply {
+    pub(crate) fn on_produce(&self, request: ProduceRequest, version: i16) -> Reply {
         let acks = request.acks;
-        let refusal = if !(-1..=1).contains(&acks) {
-            Some(BrokerError::InvalidRequiredAcks(acks))
-        } else if request.transactional_id.is_some() {
-            Some(BrokerError::TransactionsNotServed)
-        } else {
-            None
-        };
+        let refusal =
+            if !(-1..=1).contains(&acks) { Some(BrokerError::InvalidRequiredAcks(acks)) } else { None };
+        let within = request
+            .transactional_id
+            .as_ref()
+            .map(|id| Within { transactional_id: id.as_str(), adds: version >= ADDS_PARTITIONS });
         let mut failed = refusal.is_some();
         let mut responses = Vec::with_capacity(request.topic_data.len());
         for topic in request.topic_data {
@@ -149,9 +189,10 @@ impl Broker {
             for partition in topic.partition_data {
                 let at = TopicPartition::new(Arc::clone(&name), partition.index);
                 let result = match &refusal {
-                    Some(error) => Err(ProduceFailure::of(error)),
+                    Some(error) => Err(ProduceFailure::of(error, version)),
                     None => {
-                        self.produce_bytes(&at, partition.records).map_err(|error| ProduceFailure::of(&error))
+                        let done = self.produce_bytes(&at, partition.records, within);
+                        done.map_err(|error| ProduceFailure::of(&error, version))
                     }
                 };
                 failed |= result.is_err();
@@ -173,6 +214,7 @@ impl Broker {
         &self,
         at: &TopicPartition,
         records: Option<bytes::Bytes>,
+        within: Option<Within<'_>>,
     ) -> Result<ProduceOutcome, BrokerError> {
         if at.topic.starts_with("__") {
             return Err(BrokerError::InternalTopic(at.topic.to_string()));
@@ -180,7 +222,7 @@ impl Broker {
         let records = records.unwrap_or_default();
         let batch = Batch::from_bytes(records)
             .map_err(|source| BrokerError::Corrupt { topic_partition: at.clone(), source })?;
-        self.produce(at, batch)
+        self.produce_within(at, batch, within)
     }
 
     fn partition_response(
@@ -210,18 +252,6 @@ impl Broker {
             }
         }
     }
-
-    pub(crate) fn on_init_producer_id(&self, request: &InitProducerIdRequest) -> InitProducerIdResponse {
-        if request.transactional_id.is_some() {
-            return InitProducerIdResponse::default()
-                .with_error_code(BrokerError::TransactionsNotServed.code())
-                .with_producer_id(ProducerId(-1))
-                .with_producer_epoch(-1);
-        }
-        InitProducerIdResponse::default()
-            .with_producer_id(ProducerId(self.fresh_producer_id()))
-            .with_producer_epoch(0)
-    }
 }
 
 struct ProduceFailure {
@@ -231,10 +261,10 @@ struct ProduceFailure {
 }
 
 impl ProduceFailure {
-    fn of(error: &BrokerError) -> Self {
+    fn of(error: &BrokerError, version: i16) -> Self {
         let names_record =
             matches!(error, BrokerError::InvalidRecord { .. } | BrokerError::InvalidTimestamp(_));
-        Self { code: error.code(), message: error.to_string(), names_record }
+        Self { code: error.produce_code(version), message: error.to_string(), names_record }
     }
 }
 
@@ -250,9 +280,6 @@ fn check_header(topic: &Topic, at: &TopicPartition, header: &Header, now_ms: i64
             records: usize::try_from(header.record_count).unwrap_or(0),
         });
     }
-    if header.is_transactional() {
-        return Err(BrokerError::TransactionsNotServed);
-    }
     if header.is_control() {
         return invalid("clients may not write control batches");
     }
@@ -261,6 +288,9 @@ fn check_header(topic: &Topic, at: &TopicPartition, header: &Header, now_ms: i64
     }
     if header.producer_id >= 0 && (header.producer_epoch < 0 || header.base_sequence < 0) {
         return invalid("a producer id needs an epoch and a sequence");
+    }
+    if header.is_transactional() && header.producer_id < 0 {
+        return invalid("a transactional batch needs a producer id");
     }
     if topic.log_append_time {
         return Ok(());

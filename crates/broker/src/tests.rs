@@ -228,6 +228,41 @@ fn sample(api: ApiKey, version: i16) -> RequestKind {
         }
         ApiKey::OffsetDelete => OffsetDeleteRequest::default().with_group_id(group()).into(),
         ApiKey::DescribeCluster => DescribeClusterRequest::default().with_endpoint_type(1).into(),
+        ApiKey::AddPartitionsToTxn if version < 4 => {
+            let topic = add_partitions_to_txn_request::AddPartitionsToTxnTopic::default()
+                .with_name(finds())
+                .with_partitions(vec![0, 9]);
+            AddPartitionsToTxnRequest::default()
+                .with_v3_and_below_transactional_id(TransactionalId(text("t")))
+                .with_v3_and_below_topics(vec![topic])
+                .into()
+        }
+        ApiKey::AddPartitionsToTxn => {
+            let one = add_partitions_to_txn_request::AddPartitionsToTxnTransaction::default();
+            AddPartitionsToTxnRequest::default().with_transactions(vec![one]).into()
+        }
+        ApiKey::AddOffsetsToTxn => AddOffsetsToTxnRequest::default().with_group_id(group()).into(),
+        ApiKey::EndTxn => EndTxnRequest::default().into(),
+        ApiKey::TxnOffsetCommit => {
+            let partition =
+                txn_offset_commit_request::TxnOffsetCommitRequestPartition::default().with_partition_index(9);
+            let topic = txn_offset_commit_request::TxnOffsetCommitRequestTopic::default()
+                .with_name(finds())
+                .with_partitions(vec![partition]);
+            TxnOffsetCommitRequest::default().with_group_id(group()).with_topics(vec![topic]).into()
+        }
+        ApiKey::DescribeProducers => {
+            let topic = describe_producers_request::TopicRequest::default()
+                .with_name(finds())
+                .with_partition_indexes(vec![0, 9]);
+            DescribeProducersRequest::default().with_topics(vec![topic]).into()
+        }
+        ApiKey::DescribeTransactions => DescribeTransactionsRequest::default()
+            .with_transactional_ids(vec![TransactionalId(text("gone"))])
+            .into(),
+        ApiKey::ListTransactions => {
+            ListTransactionsRequest::default().with_state_filters(vec![text("x")]).into()
+        }
         ApiKey::DescribeTopicPartitions => {
             DescribeTopicPartitionsRequest::default().with_response_partition_limit(1).into()
         }

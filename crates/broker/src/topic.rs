@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use herdsman_log::{Log, TopicMeta};
-use herdsman_record::TopicPartition;
+use herdsman_record::{Batch, EventId, TopicPartition};
 
 use crate::BrokerError;
 use crate::dedupe::{Dedupe, DedupeStats, EventIdSource, Extractor};
-use crate::producers::Producers;
+use crate::partition_state::PartitionState;
 
 /// Bytes read at a time while state is read back from the log.
 const REPLAY_BYTES: usize = 4 << 20;
@@ -50,31 +50,65 @@ impl TopicDedupe {
         self.guess.store(extractor.guess(), Ordering::Relaxed);
     }
 
+    /// Ids of what one producer wrote in transactions from offset `first` on.
+    pub(crate) fn ids_of_producer(
+        &self,
+        log: &Log,
+        at: &TopicPartition,
+        first: i64,
+        producer_id: i64,
+    ) -> Result<Vec<EventId>, BrokerError> {
+        let (mut all, mut ids, mut extractor) = (Vec::new(), Vec::new(), self.extractor());
+        let (start, end) = log.offsets(at)?;
+        let mut next = first.max(start);
+        while next < end {
+            let out = log.read(at, next, REPLAY_BYTES)?;
+            let Some(last) = out.batches.last() else { break };
+            next = last.next_offset();
+            for batch in &out.batches {
+                let header = batch.header();
+                if header.producer_id == producer_id && header.is_transactional() && !header.is_control() {
+                    read_ids(&mut extractor, batch, at, &mut ids)?;
+                    all.append(&mut ids);
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// Counters of the window.
     pub(crate) fn stats(&self) -> DedupeStats {
         lock(&self.seen).stats()
     }
 
     /// Reads the ids back from the newest part of the log, as many as the window's memory holds.
-    fn restore(&self, log: &Log, meta: &TopicMeta, now_ms: i64) -> Result<(), BrokerError> {
+    fn restore(
+        &self,
+        log: &Log,
+        meta: &TopicMeta,
+        states: &[Arc<PartitionState>],
+        now_ms: i64,
+    ) -> Result<(), BrokerError> {
         let mut seen = lock(&self.seen);
         let per_partition = seen.capacity() as i64 / i64::from(meta.partitions.max(1));
         let mut extractor = self.extractor();
         let mut ids = Vec::new();
-        for partition in 0..meta.partitions {
+        for (partition, state) in (0..meta.partitions).zip(states) {
             let at = TopicPartition::new(Arc::clone(&meta.name), partition);
+            state.load(log, &at)?;
             let (start, end) = log.offsets(&at)?;
             let mut next = start.max(end.saturating_sub(per_partition));
             while next < end {
                 let out = log.read(&at, next, REPLAY_BYTES)?;
                 let Some(last) = out.batches.last() else { break };
+                let aborted = state.aborted_in(next, last.next_offset());
                 next = last.next_offset();
                 for batch in &out.batches {
-                    let corrupt = |source| BrokerError::Corrupt { topic_partition: at.clone(), source };
-                    let records = batch.records().map_err(corrupt)?;
-                    extractor
-                        .ids_of(&records, None, &mut ids)
-                        .map_err(|error| BrokerError::from_ids(error, &at))?;
+                    let header = batch.header();
+                    if header.is_control() || aborted.iter().any(|one| one.holds(&header)) {
+                        continue;
+                    }
+                    read_ids(&mut extractor, batch, &at, &mut ids)?;
                     seen.restore(&ids, now_ms);
                 }
             }
@@ -82,6 +116,17 @@ impl TopicDedupe {
         self.learned(&extractor);
         Ok(())
     }
+}
+
+fn read_ids(
+    extractor: &mut Extractor,
+    batch: &Batch,
+    at: &TopicPartition,
+    ids: &mut Vec<EventId>,
+) -> Result<(), BrokerError> {
+    let corrupt = |source| BrokerError::Corrupt { topic_partition: at.clone(), source };
+    let records = batch.records().map_err(corrupt)?;
+    extractor.ids_of(&records, None, ids).map_err(|error| BrokerError::from_ids(error, at))
 }
 
 /// One topic.
@@ -95,8 +140,8 @@ pub(crate) struct Topic {
     pub(crate) timestamp_after_max_ms: i64,
     pub(crate) timestamp_before_max_ms: i64,
     pub(crate) dedupe: Option<Arc<TopicDedupe>>,
-    /// Idempotent producers per partition; `None` until first asked for.
-    pub(crate) producers: Vec<Arc<Mutex<Option<Producers>>>>,
+    /// Producers and transactions of each partition.
+    pub(crate) states: Vec<Arc<PartitionState>>,
     pub(crate) counters: Arc<Counters>,
 }
 
@@ -113,8 +158,8 @@ impl Topic {
         let text = |key: &str| log.topic_config(&meta.name, key).or_else(|| meta.configs.get(key).cloned());
         let number =
             |key: &str, otherwise: i64| text(key).and_then(|value| value.parse().ok()).unwrap_or(otherwise);
-        let mut producers = before.map(|before| before.producers.clone()).unwrap_or_default();
-        producers.resize_with(usize::try_from(meta.partitions).unwrap_or(0), Arc::default);
+        let mut states = before.map(|before| before.states.clone()).unwrap_or_default();
+        states.resize_with(usize::try_from(meta.partitions).unwrap_or(0), Arc::default);
         let window_ms = number("herdsman.dedupe.window.ms", 0);
         let memory_bytes = text("herdsman.dedupe.memory.bytes")
             .and_then(|value| value.parse().ok())
@@ -133,7 +178,7 @@ impl Topic {
                     guess: AtomicUsize::new(1),
                     seen: Mutex::new(Dedupe::new(window_ms, memory_bytes)),
                 };
-                fresh.restore(log, &meta, now_ms)?;
+                fresh.restore(log, &meta, &states, now_ms)?;
                 Some(Arc::new(fresh))
             }
             None => None,
@@ -146,9 +191,16 @@ impl Topic {
             timestamp_after_max_ms: number("message.timestamp.after.max.ms", 3_600_000),
             timestamp_before_max_ms: number("message.timestamp.before.max.ms", i64::MAX),
             dedupe,
-            producers,
+            states,
             counters: before.map(|before| Arc::clone(&before.counters)).unwrap_or_default(),
             meta,
+        })
+    }
+
+    /// Producers and transactions of one partition.
+    pub(crate) fn state(&self, index: i32) -> Result<&Arc<PartitionState>, BrokerError> {
+        usize::try_from(index).ok().and_then(|index| self.states.get(index)).ok_or_else(|| {
+            BrokerError::UnknownTopicPartition(TopicPartition::new(Arc::clone(&self.meta.name), index))
         })
     }
 
@@ -161,24 +213,6 @@ impl Topic {
             Err(BrokerError::UnknownTopicPartition(at))
         }
     }
-}
-
-/// Reads the idempotent producers of one partition back from its batch headers.
-pub(crate) fn replay_producers(log: &Log, at: &TopicPartition) -> Result<Producers, BrokerError> {
-    let mut producers = Producers::default();
-    let (mut next, end) = log.offsets(at)?;
-    while next < end {
-        let out = log.read(at, next, REPLAY_BYTES)?;
-        let Some(last) = out.batches.last() else { break };
-        next = last.next_offset();
-        for batch in &out.batches {
-            let header = batch.header();
-            if header.producer_id >= 0 && header.base_sequence >= 0 {
-                producers.record(&header, header.base_offset);
-            }
-        }
-    }
-    Ok(producers)
 }
 
 /// All topics by name and by id.

@@ -1,16 +1,18 @@
 //! The sparse index of one segment: offset and time to byte position, rebuilt from the segment when in doubt.
 //!
 //! ```text
-//! "HIDX" | version u16 = 1 | base_offset i64 | covered u64 | end_offset i64 | max_timestamp i64 | count u32 |
+//! "HIDX" | version u16 = 2 | base_offset i64 | covered u64 | end_offset i64 | max_timestamp i64 | producers u8 | count u32 |
 //! count × (offset i64, position u64, max_timestamp_before i64) | crc32c u32        all big endian
 //! ```
+//! `producers` is 1 if any batch names a producer id: a segment without one says nothing about producers and
+//! transactions, and need not be read to restore them. An index of version 1 is rebuilt.
 
 use herdsman_record::Header;
 use herdsman_record::batch::crc32c;
 
 const MAGIC: &[u8; 4] = b"HIDX";
-const VERSION: u16 = 1;
-const HEADER_LEN: usize = 42;
+const VERSION: u16 = 2;
+const HEADER_LEN: usize = 43;
 const ENTRY_LEN: usize = 24;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub(crate) struct Index {
     pub(crate) end_offset: i64,
     /// Largest timestamp covered; `i64::MIN` for none.
     pub(crate) max_timestamp_ms: i64,
+    /// Whether any batch covered names a producer id.
+    pub(crate) has_producers: bool,
 }
 
 impl Index {
@@ -42,6 +46,7 @@ impl Index {
             covered: 0,
             end_offset: base_offset,
             max_timestamp_ms: i64::MIN,
+            has_producers: false,
         }
     }
 
@@ -58,6 +63,7 @@ impl Index {
         self.covered = position + header.total_len as u64;
         self.end_offset = header.next_offset();
         self.max_timestamp_ms = self.max_timestamp_ms.max(header.max_timestamp_ms);
+        self.has_producers |= header.producer_id >= 0;
     }
 
     /// Where to begin looking for `offset`, and the least offset there.
@@ -98,6 +104,7 @@ impl Index {
         out.extend_from_slice(&self.covered.to_be_bytes());
         out.extend_from_slice(&self.end_offset.to_be_bytes());
         out.extend_from_slice(&self.max_timestamp_ms.to_be_bytes());
+        out.push(u8::from(self.has_producers));
         out.extend_from_slice(&u32::try_from(self.entries.len()).unwrap_or(0).to_be_bytes());
         for entry in &self.entries {
             out.extend_from_slice(&entry.offset.to_be_bytes());
@@ -132,6 +139,7 @@ impl Index {
             covered: i64_at(header, 14)?.cast_unsigned(),
             end_offset: i64_at(header, 22)?,
             max_timestamp_ms: i64_at(header, 30)?,
+            has_producers: header.get(38) != Some(&0),
         })
     }
 }
@@ -179,6 +187,12 @@ mod tests {
             bad[at] ^= 4;
             assert_eq!(Index::decode(&bad, 1_000), None, "byte {at}");
         }
+        let mut named = index.clone();
+        named.push(&Header { producer_id: 7, ..header(1_500, 50) }, 5_000, 250);
+        assert_eq!(
+            [&index, &named].map(|index| Index::decode(&index.encode(), 1_000).unwrap().has_producers),
+            [false, true]
+        );
         let mut back = index.clone();
         back.rewind(1_065);
         assert_eq!((back.covered, back.end_offset, back.max_timestamp_ms), (600, 1_060, 5));

@@ -9,6 +9,7 @@
 //! └── topics/finds-0/
 //!     ├── 00000000000000000000.log      record batches back to back, byte for byte as Kafka stores them
 //!     ├── 00000000000000000000.index    sparse offset and time index, rebuilt when missing or wrong
+//!     ├── producers.snapshot            what the broker knew of producers up to some offset
 //!     └── partition.metadata            the topic's id
 //! ```
 //!
@@ -30,6 +31,7 @@ mod journal;
 mod log;
 mod notify;
 mod partition;
+mod producers;
 mod recovery;
 mod scan;
 mod sealed;

@@ -149,7 +149,7 @@ impl Partition {
         hold(&self.sync).file
     }
 
-    fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
+    pub(crate) fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
         Arc::clone(&read_lock(&self.segments))
     }
 

@@ -177,6 +177,11 @@ impl Segment {
         self.with_index(disk, |index| index.max_timestamp_ms)
     }
 
+    /// Whether any batch of the segment names a producer id.
+    pub(crate) fn has_producers(&self, disk: &dyn Disk) -> io::Result<bool> {
+        self.with_index(disk, |index| index.has_producers)
+    }
+
     /// Batches from the one that holds `offset` on: at least one if there is one below `limit`, about `max_bytes`.
     /// `end_offset` is where the next segment begins. Every checksum is checked.
     pub(crate) fn read(

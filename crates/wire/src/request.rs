@@ -2,13 +2,16 @@
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::ResponseError;
-use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey};
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsResponse, RequestHeader, RequestKind, ResponseHeader, ResponseKind,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 
 use crate::{Chunks, FetchReply, schema, versions};
+
+/// First version of ApiVersions that tells features.
+const FEATURES_SINCE: i16 = 3;
 
 /// Who asks what at which version.
 #[derive(Debug, Clone)]
@@ -144,16 +147,35 @@ fn put_header(out: &mut Chunks, correlation_id: i32, version: i16) -> Result<(),
     Ok(())
 }
 
-/// The list of served APIs, as ApiVersions answers it.
+/// The list of served APIs and features, as ApiVersions answers it at `version`.
 #[must_use]
-pub fn api_versions(error: Option<ResponseError>) -> ApiVersionsResponse {
+pub fn api_versions(error: Option<ResponseError>, version: i16) -> ApiVersionsResponse {
     let keys = versions::supported()
         .iter()
         .map(|(api, min, max)| {
             ApiVersion::default().with_api_key(*api as i16).with_min_version(*min).with_max_version(*max)
         })
         .collect();
-    ApiVersionsResponse::default().with_error_code(error.map_or(0, |error| error.code())).with_api_keys(keys)
+    let response = ApiVersionsResponse::default()
+        .with_error_code(error.map_or(0, |error| error.code()))
+        .with_api_keys(keys);
+    if version < FEATURES_SINCE {
+        return response;
+    }
+    let name = |name| StrBytes::from_static_str(name);
+    let supported = versions::FEATURES.iter().map(|(feature, level)| {
+        SupportedFeatureKey::default().with_name(name(feature)).with_min_version(1).with_max_version(*level)
+    });
+    let finalized = versions::FEATURES.iter().map(|(feature, level)| {
+        FinalizedFeatureKey::default()
+            .with_name(name(feature))
+            .with_max_version_level(*level)
+            .with_min_version_level(*level)
+    });
+    response
+        .with_supported_features(supported.collect())
+        .with_finalized_features_epoch(0)
+        .with_finalized_features(finalized.collect())
 }
 
 /// The protocol's own answer to an API or version that is not served: for ApiVersions the list at version 0
@@ -165,7 +187,7 @@ pub fn refusal(head: &Head) -> Chunks {
     out.put_i32(head.correlation_id);
     if head.api_key == ApiKey::ApiVersions as i16 {
         let mut body = BytesMut::new();
-        if api_versions(Some(ResponseError::UnsupportedVersion)).encode(&mut body, 0).is_ok() {
+        if api_versions(Some(ResponseError::UnsupportedVersion), 0).encode(&mut body, 0).is_ok() {
             out.put_slice(&body);
             return out;
         }

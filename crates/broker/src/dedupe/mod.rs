@@ -184,6 +184,14 @@ impl Dedupe {
         self.stats.duplicates = self.stats.duplicates.saturating_sub(fresh.duplicates as u64);
     }
 
+    /// Forgets ids whose records were written and then aborted with their transaction.
+    pub fn withdraw(&mut self, ids: &[EventId]) {
+        for id in ids.iter().filter(|id| **id != NO_ID) {
+            let held = self.generations.iter_mut().rev().any(|generation| generation.ids.remove(id.0));
+            self.stats.accepted = self.stats.accepted.saturating_sub(u64::from(held));
+        }
+    }
+
     /// Puts ids back that the log holds already (after a restart); counted neither as accepted nor as duplicates.
     pub fn restore(&mut self, ids: &[EventId], now_ms: i64) {
         let before = self.stats;

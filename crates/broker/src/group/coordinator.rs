@@ -374,6 +374,21 @@ impl Coordinator {
         if group.state == State::CompletingRebalance { Err(GroupError::RebalanceInProgress) } else { Ok(()) }
     }
 
+    /// Whether a commit inside a transaction may be written. Producers of before KIP-447 do not name their member.
+    pub fn check_transactional_commit(
+        &mut self,
+        group_id: &str,
+        member_id: &str,
+        instance_id: Option<&str>,
+        generation: i32,
+        now_ms: u64,
+    ) -> Result<(), GroupError> {
+        if generation < 0 && member_id.is_empty() && instance_id.is_none() && !group_id.is_empty() {
+            return Ok(());
+        }
+        self.check_commit(group_id, member_id, instance_id, generation, now_ms)
+    }
+
     /// Forgets an empty group. Errors: it has members, or does not exist here.
     pub fn delete(&mut self, group_id: &str) -> Result<(), GroupError> {
         match self.groups.get(group_id) {

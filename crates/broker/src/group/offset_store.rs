@@ -5,11 +5,18 @@
 //! value  version i16 = 3 | offset i64 | leader_epoch i32 | metadata string | commit_timestamp i64     (null: deleted)
 //! ```
 //! Strings carry a 16-bit length. Source: `OffsetCommitKey.json`, `OffsetCommitValue.json` of Apache Kafka. Values of
-//! versions 0 to 3 are read; records of other kinds (group metadata) are left alone.
+//! versions 0 to 3 are read. Offsets committed in a transaction stand in transactional batches and count once a marker commits
+//! them; records of other kinds (group metadata) are left alone.
 
 use std::collections::{BTreeMap, HashMap};
 
 use herdsman_record::{Batch, BatchBuilder, Compression, RecordError, TopicPartition};
+
+use crate::markers::{Outcome, outcome_of};
+use crate::transaction::Claim;
+
+/// Attribute bit of a batch that belongs to a transaction.
+const TRANSACTIONAL: i16 = 0x10;
 
 /// The topic that holds committed offsets.
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
@@ -27,10 +34,21 @@ pub struct Committed {
     pub commit_ms: i64,
 }
 
+/// Offsets committed inside a transaction that is not decided yet: group, partition, offset, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Epoch of the producer.
+    pub producer_epoch: i16,
+    /// What counts once the transaction commits.
+    pub changes: Vec<(String, TopicPartition, Committed)>,
+}
+
 /// Every group's committed offsets.
 #[derive(Debug, Default)]
 pub struct OffsetStore {
     groups: BTreeMap<String, HashMap<TopicPartition, Committed>>,
+    /// By producer id.
+    pending: BTreeMap<i64, Pending>,
 }
 
 impl OffsetStore {
@@ -99,19 +117,58 @@ impl OffsetStore {
         found
     }
 
+    /// Offsets that a producer commits in its open transaction.
+    pub fn set_pending(&mut self, claim: Claim, group: &str, changes: Vec<(TopicPartition, Committed)>) {
+        let pending = self.pending.entry(claim.producer_id).or_default();
+        pending.producer_epoch = claim.producer_epoch;
+        pending.changes.extend(changes.into_iter().map(|(at, committed)| (group.to_owned(), at, committed)));
+    }
+
+    /// A transaction of this producer has ended.
+    pub(crate) fn end(&mut self, producer_id: i64, outcome: Outcome) {
+        let Some(pending) = self.pending.remove(&producer_id) else { return };
+        if outcome == Outcome::Commit {
+            for (group, at, committed) in pending.changes {
+                self.set(&group, at, Some(committed));
+            }
+        }
+    }
+
+    /// Offsets of transactions that are not decided yet, by producer id.
+    #[must_use]
+    pub fn pending(&self) -> &BTreeMap<i64, Pending> {
+        &self.pending
+    }
+
+    /// Whether an open transaction commits an offset of this group and partition.
+    #[must_use]
+    pub fn is_pending(&self, group: &str, at: &TopicPartition) -> bool {
+        let changes = self.pending.values().flat_map(|pending| &pending.changes);
+        changes.into_iter().any(|(of, partition, _)| of == group && partition == at)
+    }
+
     /// Takes in one batch of `__consumer_offsets`.
     pub fn load(&mut self, batch: &Batch) -> Result<(), RecordError> {
-        if batch.header().is_control() {
+        let header = batch.header();
+        if header.is_control() {
+            if let Some(outcome) = outcome_of(batch)? {
+                self.end(header.producer_id, outcome);
+            }
             return Ok(());
         }
+        let claim = header
+            .is_transactional()
+            .then_some(Claim { producer_id: header.producer_id, producer_epoch: header.producer_epoch });
         for record in batch.records()?.iter() {
             let record = record?;
             let Some((group, at)) = record.key.and_then(decode_key) else { continue };
             match record.value {
                 None => self.set(&group, at, None),
                 Some(value) => {
-                    if let Some(committed) = decode_value(value) {
-                        self.set(&group, at, Some(committed));
+                    let Some(committed) = decode_value(value) else { continue };
+                    match claim {
+                        Some(claim) => self.set_pending(claim, &group, vec![(at, committed)]),
+                        None => self.set(&group, at, Some(committed)),
                     }
                 }
             }
@@ -120,13 +177,19 @@ impl OffsetStore {
     }
 }
 
-/// The batch that records these commits (`None` deletes). Errors: an empty list.
+/// The batch that records these commits (`None` deletes), in a producer's transaction if `claim` names it.
+/// Errors: an empty list.
 pub fn encode_batch<'a>(
     group: &str,
     changes: impl IntoIterator<Item = (&'a TopicPartition, Option<&'a Committed>)>,
+    claim: Option<Claim>,
     now_ms: i64,
 ) -> Result<Batch, RecordError> {
     let mut builder = BatchBuilder::new();
+    if let Some(claim) = claim {
+        builder.producer(claim.producer_id, claim.producer_epoch, -1);
+        builder.attributes(TRANSACTIONAL);
+    }
     let (mut key, mut value) = (Vec::new(), Vec::new());
     for (at, committed) in changes {
         key.clear();

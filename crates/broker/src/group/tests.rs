@@ -152,10 +152,10 @@ fn a_group_with_other_protocols_is_refused() {
 fn committed_offsets_survive_their_records() {
     let at = TopicPartition::new("finds", 3);
     let committed = Committed { offset: 17, leader_epoch: 0, metadata: "note".into(), commit_ms: 5 };
-    let batch = encode_batch("g", [(&at, Some(&committed))], 5).unwrap();
+    let batch = encode_batch("g", [(&at, Some(&committed))], None, 5).unwrap();
     let mut store = OffsetStore::new();
     store.load(&batch).unwrap();
     assert_eq!(store.get("g", &at), Some(&committed));
-    store.load(&encode_batch("g", [(&at, None)], 6).unwrap()).unwrap();
+    store.load(&encode_batch("g", [(&at, None)], None, 6).unwrap()).unwrap();
     assert!(!store.has_group("g"));
 }

@@ -10,20 +10,31 @@ const KILLS: u64 = 25;
 
 #[test]
 fn every_acknowledged_record_survives_25_kills_in_order_and_once() {
+    under_kills("producers.py", &[]);
+}
+
+#[test]
+fn a_transaction_is_whole_or_absent_after_25_kills_and_a_copy_is_exact() {
+    under_kills("transactions.py", &["SEED"]);
+}
+
+/// Runs a script that writes, against a broker that is killed again and again; the script checks what is there at the end.
+fn under_kills(script: &str, arguments: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     let port = free_port();
     let mut server = Server::start(dir.path(), port);
-    let mut producers = Command::new(python())
-        .arg(scripts().join("producers.py"))
+    // the moments differ from run to run on purpose; a failure shows what was lost
+    let seed = u64::from(std::process::id());
+    let mut clients = Command::new(python())
+        .arg(scripts().join(script))
         .arg(server.address())
+        .args(arguments.iter().map(|argument| argument.replace("SEED", &seed.to_string())))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut said = BufReader::new(producers.stdout.take().unwrap()).lines();
-    assert_eq!(said.next().unwrap().unwrap(), "producing");
-    // the moments differ from run to run on purpose; a failure shows what was lost
-    let seed = u64::from(std::process::id());
+    let mut said = BufReader::new(clients.stdout.take().unwrap()).lines();
+    assert!(said.next().unwrap().unwrap().ends_with("ing"), "it says when it has begun");
     for kill in 0..KILLS {
         let random = (seed + kill).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
         std::thread::sleep(Duration::from_millis(60 + random % 400));
@@ -31,10 +42,10 @@ fn every_acknowledged_record_survives_25_kills_in_order_and_once() {
         server = Server::start(dir.path(), port);
     }
     std::thread::sleep(Duration::from_millis(500));
-    producers.stdin.take().unwrap().write_all(b"stop\n").unwrap();
+    clients.stdin.take().unwrap().write_all(b"stop\n").unwrap();
     let report: Vec<String> = said.map(Result::unwrap).collect();
-    let status = producers.wait().unwrap();
+    let status = clients.wait().unwrap();
     let report = report.join("\n");
     println!("{report}");
-    assert!(status.success() && report.ends_with("all good"), "seed {seed}: {report}");
+    assert!(status.success() && report.ends_with("all good"), "{script}, seed {seed}: {report}");
 }
