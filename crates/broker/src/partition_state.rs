@@ -124,13 +124,13 @@ impl PartitionState {
         if stable == ALL && !self.has_transactions.load(Ordering::Acquire) {
             return batches.last().map(Batch::next_offset);
         }
-        let next = batches.iter().rev().find(|batch| batch.base_offset() < stable).map(Batch::next_offset)?;
+        batches.retain(|batch| batch.base_offset() < stable);
+        let next = batches.last().map(Batch::next_offset)?;
         let from = batches.first().map_or(next, Batch::base_offset);
         let aborted = self.aborted_in(from, next);
         batches.retain(|batch| {
             let header = batch.header();
-            header.base_offset < stable
-                && !header.is_control()
+            !header.is_control()
                 && !(header.is_transactional() && aborted.iter().any(|one| one.holds(&header)))
         });
         Some(next)

@@ -301,3 +301,32 @@ fn an_event_id_of_an_aborted_transaction_is_accepted_again() {
     assert_eq!(committed(&broker, &finds(0), 0), [two]);
     assert_eq!(committed(&broker, &finds(1), 0), [one]);
 }
+
+#[test]
+fn a_reader_that_never_stops_reading_sees_no_record_of_aborted_transactions() {
+    const TURNS: i64 = 10_000;
+    let place = Place::new();
+    let broker = place.open();
+    broker.create_topic("finds", 1, &BTreeMap::new()).unwrap();
+    let writing = Arc::clone(&broker);
+    let writer = std::thread::spawn(move || {
+        let mut claim = begin(&writing);
+        for _ in 0..TURNS {
+            send(&writing, &finds(0), claim, 0, "aborted").unwrap();
+            claim = end(&writing, claim, Outcome::Abort);
+        }
+    });
+    let state = broker.state(&finds(0)).unwrap();
+    let mut next = 0;
+    loop {
+        let over = writer.is_finished();
+        let mut batches = broker.log().read(&finds(0), next, 1 << 20).unwrap().batches;
+        next = state.keep_committed(&mut batches).unwrap_or(next);
+        assert_eq!(batches.len(), 0, "below offset {next}");
+        if over && next == 2 * TURNS {
+            break;
+        }
+    }
+    writer.join().unwrap();
+    assert_eq!(state.aborted_in(0, i64::MAX).len(), usize::try_from(TURNS).unwrap());
+}
