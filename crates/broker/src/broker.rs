@@ -18,7 +18,9 @@ use tokio::sync::watch;
 
 use crate::BrokerError;
 use crate::dedupe::MEMORY_BYTES_DEFAULT;
-use crate::group::{Coordinator, GroupConfig, OFFSETS_TOPIC, OffsetStore};
+use crate::group::{
+    ConsumerGroupConfig, ConsumerGroups, Coordinator, GroupConfig, OFFSETS_TOPIC, OffsetStore,
+};
 use crate::groups_api::Waiting;
 use crate::partition_state::PartitionState;
 use crate::topic::{Topic, Topics, lock};
@@ -53,8 +55,10 @@ pub struct BrokerConfig {
     pub dedupe_memory_bytes: usize,
     /// Size of `__consumer_offsets` at which it is compacted, bytes.
     pub offsets_bytes_max: u64,
-    /// Limits of consumer groups.
+    /// Limits of groups that use the classic protocol.
     pub groups: GroupConfig,
+    /// Limits of groups that use the consumer protocol.
+    pub consumer_groups: ConsumerGroupConfig,
     /// Limits of transactions.
     pub transactions: TransactionConfig,
 }
@@ -71,6 +75,7 @@ impl Default for BrokerConfig {
             dedupe_memory_bytes: MEMORY_BYTES_DEFAULT,
             offsets_bytes_max: 64 << 20,
             groups: GroupConfig::default(),
+            consumer_groups: ConsumerGroupConfig::default(),
             transactions: TransactionConfig::default(),
         }
     }
@@ -85,6 +90,8 @@ pub struct Broker {
     /// Serialises changes of topics, so that what is remembered of them matches the log.
     pub(crate) topic_changes: Mutex<()>,
     pub(crate) groups: Mutex<Coordinator>,
+    /// Taken before `groups`.
+    pub(crate) consumer_groups: Mutex<ConsumerGroups>,
     pub(crate) offsets: Mutex<OffsetStore>,
     pub(crate) waiting: Mutex<HashMap<u64, Waiting>>,
     pub(crate) tickets: AtomicU64,
@@ -124,6 +131,7 @@ impl Broker {
         let offsets = load_offsets(&log)?;
         let transactions = crate::transactions::load(&log)?;
         let groups = Coordinator::new(config.groups.clone());
+        let consumer_groups = ConsumerGroups::new(config.consumer_groups.clone());
         Ok(Self {
             log,
             clock,
@@ -131,6 +139,7 @@ impl Broker {
             topics: RwLock::new(topics),
             topic_changes: Mutex::new(()),
             groups: Mutex::new(groups),
+            consumer_groups: Mutex::new(consumer_groups),
             offsets: Mutex::new(offsets),
             waiting: Mutex::default(),
             tickets: AtomicU64::new(1),
@@ -296,6 +305,7 @@ impl Broker {
                 }
                 _ = tick.tick() => {
                     self.tick_groups();
+                    self.tick_consumer_groups();
                     ticks = ticks.wrapping_add(1);
                     if ticks.is_multiple_of(TICKS_PER_MAINTENANCE) {
                         let broker = Arc::clone(&self);
@@ -328,6 +338,10 @@ impl Broker {
             RequestKind::SyncGroup(body) => self.on_sync_group(body, version).await,
             RequestKind::Heartbeat(body) => Reply::message(self.on_heartbeat(body)),
             RequestKind::LeaveGroup(body) => Reply::message(self.on_leave_group(body, version)),
+            RequestKind::ConsumerGroupHeartbeat(body) => {
+                Reply::message(self.on_consumer_heartbeat(peer, client, body))
+            }
+            RequestKind::ConsumerGroupDescribe(body) => Reply::message(self.on_consumer_describe(body)),
             RequestKind::ListGroups(body) => Reply::message(self.on_list_groups(body, version)),
             RequestKind::DescribeGroups(body) => Reply::message(self.on_describe_groups(body, version)),
             RequestKind::DeleteGroups(body) => Reply::message(self.on_delete_groups(body)),
@@ -370,11 +384,13 @@ impl Handler for Broker {
 impl Topics {
     fn insert(&mut self, topic: Topic) {
         let name = Arc::clone(&topic.meta.name);
+        self.version += 1;
         self.names.insert(topic.meta.id.0, Arc::clone(&name));
         self.by_name.insert(name, Arc::new(topic));
     }
 
     fn remove(&mut self, name: &str) {
+        self.version += 1;
         if let Some(topic) = self.by_name.remove(name) {
             self.names.remove(&topic.meta.id.0);
         }

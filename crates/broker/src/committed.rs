@@ -155,13 +155,13 @@ impl Broker {
     pub(crate) fn on_offset_commit(&self, request: OffsetCommitRequest) -> OffsetCommitResponse {
         let now_ms = self.clock.now_ms();
         let mut changes = Vec::new();
-        let checked = lock(&self.groups).check_commit(
-            &request.group_id,
-            &request.member_id,
-            request.group_instance_id.as_deref(),
-            request.generation_id_or_member_epoch,
-            self.steady_ms(),
-        );
+        let (group, member) = (request.group_id.as_str(), request.member_id.as_str());
+        let epoch = request.generation_id_or_member_epoch;
+        let checked = lock(&self.consumer_groups).check_commit(group, member, epoch);
+        let checked = checked.unwrap_or_else(|| {
+            let instance = request.group_instance_id.as_deref();
+            lock(&self.groups).check_commit(group, member, instance, epoch, self.steady_ms())
+        });
         let mut answers: Vec<CommitAnswers> = Vec::new();
         for topic in &request.topics {
             let name: Arc<str> = Arc::from(topic.name.as_str());
@@ -231,6 +231,13 @@ impl Broker {
             return OffsetFetchResponse::default().with_topics(topics.collect());
         }
         let groups = request.groups.into_iter().map(|group| {
+            let member = group.member_id.as_ref().map_or("", |id| id.as_str());
+            let known = lock(&self.consumer_groups).check_commit(&group.group_id, member, group.member_epoch);
+            if let (false, Some(Err(error))) = (member.is_empty(), known) {
+                return OffsetFetchResponseGroup::default()
+                    .with_group_id(group.group_id)
+                    .with_error_code(BrokerError::Group(error).code());
+            }
             let asked = group.topics.map(|topics| {
                 topics.into_iter().map(|topic| (topic.name.to_string(), topic.partition_indexes)).collect()
             });
@@ -301,7 +308,8 @@ impl Broker {
 
     pub(crate) fn on_offset_delete(&self, request: OffsetDeleteRequest) -> OffsetDeleteResponse {
         let group = request.group_id.as_str();
-        let members = lock(&self.groups).describe(group).map_or(0, |group| group.members.len());
+        let mut members = lock(&self.groups).describe(group).map_or(0, |group| group.members.len());
+        members += lock(&self.consumer_groups).get(group).map_or(0, |group| group.members.len());
         if !lock(&self.offsets).has_group(group) && members == 0 {
             return OffsetDeleteResponse::default().with_error_code(ResponseError::GroupIdNotFound.code());
         }

@@ -210,7 +210,13 @@ fn of_group(error: GroupError) -> ResponseError {
         GroupError::RebalanceInProgress => ResponseError::RebalanceInProgress,
         GroupError::GroupFull => ResponseError::GroupMaxSizeReached,
         GroupError::NotEmpty => ResponseError::NonEmptyGroup,
-        GroupError::NotFound => ResponseError::GroupIdNotFound,
+        GroupError::NotFound | GroupError::OtherProtocol => ResponseError::GroupIdNotFound,
+        GroupError::InvalidHeartbeat => ResponseError::InvalidRequest,
+        GroupError::UnknownAssignor => ResponseError::UnsupportedAssignor,
+        GroupError::InvalidPattern => ResponseError::InvalidRegularExpression,
+        GroupError::FencedEpoch => ResponseError::FencedMemberEpoch,
+        GroupError::StaleEpoch => ResponseError::StaleMemberEpoch,
+        GroupError::UnreleasedInstance => ResponseError::UnreleasedInstanceId,
     }
 }
 

@@ -17,6 +17,7 @@ use herdsman_wire::kafka_protocol::protocol::StrBytes;
 use herdsman_wire::{Peer, Reply};
 use tokio::sync::oneshot;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use crate::group::{
@@ -24,6 +25,10 @@ use crate::group::{
 };
 use crate::topic::lock;
 use crate::{Broker, BrokerError};
+
+/// Types of groups, as ListGroups prints them.
+const CLASSIC: &str = "classic";
+const CONSUMER: &str = "consumer";
 
 /// Where an answer that comes later is to go.
 pub(crate) enum Waiting {
@@ -110,6 +115,11 @@ impl Broker {
                 .map(|protocol| (protocol.name.to_string(), protocol.metadata))
                 .collect(),
         };
+        // a group moves over once nobody uses the consumer protocol in it
+        if !lock(&self.consumer_groups).remove_empty(&join.group) {
+            let refused = JoinAnswer::refused(GroupError::InconsistentProtocol, &join.member_id);
+            return Reply::message(join_response(refused, version));
+        }
         let (sender, receiver) = oneshot::channel();
         lock(&self.waiting).insert(ticket, Waiting::Join(sender));
         let mut effects = Vec::new();
@@ -201,27 +211,30 @@ impl Broker {
     }
 
     pub(crate) fn on_list_groups(&self, request: ListGroupsRequest, version: i16) -> ListGroupsResponse {
-        let mut listed: std::collections::BTreeMap<String, (String, &'static str)> = lock(&self.groups)
+        let mut listed: BTreeMap<String, (String, &'static str, &'static str)> = lock(&self.groups)
             .list()
             .into_iter()
-            .map(|group| (group.group, (group.protocol_type, group.state.name())))
+            .map(|group| (group.group, (group.protocol_type, group.state.name(), CLASSIC)))
             .collect();
+        for (group, found) in lock(&self.consumer_groups).iter() {
+            listed.insert(group.clone(), (CONSUMER.to_owned(), found.state(), CONSUMER));
+        }
         for group in lock(&self.offsets).groups() {
-            listed.entry(group).or_insert_with(|| (String::new(), "Empty"));
+            listed.entry(group).or_insert_with(|| (String::new(), "Empty", CLASSIC));
         }
         let wanted = |filter: &[StrBytes], value: &str| {
             filter.is_empty() || filter.iter().any(|asked| asked.eq_ignore_ascii_case(value))
         };
         let groups = listed
             .into_iter()
-            .filter(|(_, (_, state))| wanted(&request.states_filter, state))
-            .filter(|_| wanted(&request.types_filter, "classic"))
-            .map(|(group, (protocol_type, state))| {
+            .filter(|(_, (_, state, _))| wanted(&request.states_filter, state))
+            .filter(|(_, (_, _, kind))| wanted(&request.types_filter, kind))
+            .map(|(group, (protocol_type, state, kind))| {
                 let listed = ListedGroup::default()
                     .with_group_id(GroupId(text(group)))
                     .with_protocol_type(text(protocol_type));
                 let listed = if version >= 4 { listed.with_group_state(text(state)) } else { listed };
-                if version >= 5 { listed.with_group_type(text("classic")) } else { listed }
+                if version >= 5 { listed.with_group_type(text(kind)) } else { listed }
             })
             .collect();
         ListGroupsResponse::default().with_groups(groups)
@@ -238,7 +251,8 @@ impl Broker {
 
     fn described(&self, id: GroupId, version: i16) -> DescribedGroup {
         let Some(group) = lock(&self.groups).describe(&id) else {
-            let known = lock(&self.offsets).has_group(&id);
+            let other = lock(&self.consumer_groups).get(&id).is_some();
+            let known = !other && lock(&self.offsets).has_group(&id);
             let described = DescribedGroup::default().with_group_id(id);
             return match (known, version >= 6) {
                 (true, _) => described.with_group_state(text("Empty")),
@@ -288,7 +302,13 @@ impl Broker {
 
     /// Deletes a group without members, and its offsets.
     pub fn delete_group(&self, group: &str) -> Result<(), BrokerError> {
-        let known = lock(&self.offsets).has_group(group);
+        let mut known = lock(&self.offsets).has_group(group);
+        let mut consumer_groups = lock(&self.consumer_groups);
+        known |= consumer_groups.get(group).is_some();
+        if !consumer_groups.remove_empty(group) {
+            return Err(GroupError::NotEmpty.into());
+        }
+        drop(consumer_groups);
         match lock(&self.groups).delete(group) {
             Ok(()) => {}
             Err(GroupError::NotFound) if known => {}

@@ -8,6 +8,7 @@ pub mod admin;
 pub mod broker;
 pub mod committed;
 pub mod configs;
+pub mod consumer_api;
 pub mod dedupe;
 pub mod embedded;
 pub mod error;

@@ -215,6 +215,8 @@ impl Broker {
                     .with_leader_epoch(0)
                     .with_replica_nodes(vec![self.node()])
                     .with_isr_nodes(vec![self.node()])
+                    .with_eligible_leader_replicas(Some(Vec::new()))
+                    .with_last_known_elr(Some(Vec::new()))
             })
             .collect();
         DescribeTopicPartitionsResponseTopic::default()

@@ -251,6 +251,15 @@ fn sample(api: ApiKey, version: i16) -> RequestKind {
                 .with_partitions(vec![partition]);
             TxnOffsetCommitRequest::default().with_group_id(group()).with_topics(vec![topic]).into()
         }
+        ApiKey::ConsumerGroupHeartbeat => ConsumerGroupHeartbeatRequest::default()
+            .with_group_id(group())
+            .with_member_id(text("m"))
+            .with_rebalance_timeout_ms(1_000)
+            .with_subscribed_topic_names(Some(vec![finds()]))
+            .into(),
+        ApiKey::ConsumerGroupDescribe => {
+            ConsumerGroupDescribeRequest::default().with_group_ids(vec![group(), GroupId(text("x"))]).into()
+        }
         ApiKey::DescribeProducers => {
             let topic = describe_producers_request::TopicRequest::default()
                 .with_name(finds())

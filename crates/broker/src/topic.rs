@@ -220,4 +220,6 @@ impl Topic {
 pub(crate) struct Topics {
     pub(crate) by_name: BTreeMap<Arc<str>, Arc<Topic>>,
     pub(crate) names: std::collections::HashMap<[u8; 16], Arc<str>>,
+    /// Changes whenever a topic comes, changes or goes.
+    pub(crate) version: u64,
 }

@@ -30,7 +30,7 @@ use herdsman_wire::kafka_protocol::messages::{
 use herdsman_wire::kafka_protocol::protocol::StrBytes;
 
 use crate::committed::METADATA_BYTES_MAX;
-use crate::group::Committed;
+use crate::group::{Committed, GroupError};
 use crate::markers::Outcome;
 use crate::metadata::topic_name;
 use crate::topic::lock;
@@ -184,14 +184,7 @@ impl Broker {
         request: TxnOffsetCommitRequest,
         version: i16,
     ) -> TxnOffsetCommitResponse {
-        let member = lock(&self.groups).check_transactional_commit(
-            &request.group_id,
-            &request.member_id,
-            request.group_instance_id.as_deref(),
-            request.generation_id,
-            self.steady_ms(),
-        );
-        let refusal = member.err().map_or(0, |error| BrokerError::Group(error).code());
+        let refusal = self.check_member(&request).err().map_or(0, |error| BrokerError::Group(error).code());
         let now_ms = self.clock.now_ms();
         let mut changes = Vec::new();
         let mut codes: HashMap<TopicPartition, i16> = HashMap::new();
@@ -234,6 +227,22 @@ impl Broker {
             TxnOffsetCommitResponseTopic::default().with_name(topic.name).with_partitions(partitions)
         });
         TxnOffsetCommitResponse::default().with_topics(topics.collect())
+    }
+
+    /// Whether the commit comes from a member of the group, if it names one.
+    fn check_member(&self, request: &TxnOffsetCommitRequest) -> Result<(), GroupError> {
+        let (group, member) = (request.group_id.as_str(), request.member_id.as_str());
+        let epoch = request.generation_id;
+        let known = lock(&self.consumer_groups).check_commit(group, member, epoch);
+        match known {
+            _ if member.is_empty() && epoch < 0 => {}
+            // clients of transactions know generations only
+            Some(Err(GroupError::StaleEpoch)) => return Err(GroupError::IllegalGeneration),
+            Some(known) => return known,
+            None => {}
+        }
+        let instance = request.group_instance_id.as_deref();
+        lock(&self.groups).check_transactional_commit(group, member, instance, epoch, self.steady_ms())
     }
 
     pub(crate) fn on_end_txn(&self, request: &EndTxnRequest, version: i16) -> EndTxnResponse {

@@ -36,14 +36,16 @@ const SERVED: &[(ApiKey, i16, i16)] = &[
     (ApiKey::DeleteGroups, 0, 2),
     (ApiKey::OffsetDelete, 0, 0),
     (ApiKey::DescribeCluster, 0, 2),
+    (ApiKey::ConsumerGroupHeartbeat, 0, 1),
+    (ApiKey::ConsumerGroupDescribe, 0, 1),
     (ApiKey::DescribeProducers, 0, 0),
     (ApiKey::DescribeTransactions, 0, 0),
     (ApiKey::ListTransactions, 0, 2),
     (ApiKey::DescribeTopicPartitions, 0, 0),
 ];
 
-/// Features and their levels as clients see them: transactions of version 2 (KIP-890).
-pub const FEATURES: &[(&str, i16)] = &[("transaction.version", 2)];
+/// Features and their levels as clients see them: the consumer group protocol (KIP-848), transactions of version 2 (KIP-890).
+pub const FEATURES: &[(&str, i16)] = &[("group.version", 1), ("transaction.version", 2)];
 
 /// Every API served, with its first and last version.
 #[must_use]

@@ -177,7 +177,7 @@ pub struct Coordinator {
 }
 
 impl JoinAnswer {
-    pub(super) fn refused(error: GroupError, member_id: &str) -> Self {
+    pub(crate) fn refused(error: GroupError, member_id: &str) -> Self {
         Self {
             error: Some(error),
             generation: -1,
