@@ -61,6 +61,14 @@ fn java(jars: &Path) -> Command {
     command
 }
 
+/// A tool of Apache Kafka, by its Java class, to be given its arguments.
+#[must_use]
+pub fn kafka_tool(class: &str) -> Command {
+    let mut command = java(&jars());
+    command.arg(class);
+    command
+}
+
 impl KafkaServer {
     /// Starts a broker on free ports; panics if it is not ready within a minute.
     #[must_use]

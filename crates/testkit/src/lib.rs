@@ -14,6 +14,6 @@ mod kafka;
 mod process;
 
 pub use caches::{MemcachedServer, RedisServer};
-pub use kafka::KafkaServer;
+pub use kafka::{KafkaServer, kafka_tool};
 pub use process::{Process, free_port, free_ports, test_cache, wait_for_port};
 pub use tempfile::TempDir;

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::server::{Server, free_port, python, run, scripts};
 
-fn kcat(server: &Server, arguments: &[&str], input: &str) -> String {
+pub(crate) fn kcat(server: &Server, arguments: &[&str], input: &str) -> String {
     let mut child = Command::new("kcat")
         .args(["-b", &server.address(), "-q"])
         .args(arguments)

@@ -7,5 +7,6 @@
 
 mod clients;
 mod hostile;
+mod java;
 mod kill;
 mod server;

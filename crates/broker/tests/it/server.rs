@@ -76,6 +76,12 @@ fn build_dir() -> PathBuf {
     exe.ancestors().nth(2).expect("tests run from target/PROFILE/deps").to_owned()
 }
 
+/// Where what tests fetch is kept.
+pub(crate) fn cache() -> PathBuf {
+    let cache = std::env::var_os("HERDSMAN_TEST_CACHE");
+    cache.map_or_else(|| build_dir().with_file_name("test-cache"), PathBuf::from)
+}
+
 fn built(example: &str) -> PathBuf {
     build_dir().join("examples").join(example)
 }
@@ -86,8 +92,7 @@ pub(crate) fn python() -> &'static Path {
     static MAKING: Mutex<()> = Mutex::new(());
     PYTHON.get_or_init(|| {
         let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-        let cache = std::env::var_os("HERDSMAN_TEST_CACHE")
-            .map_or_else(|| build_dir().with_file_name("test-cache"), PathBuf::from);
+        let cache = cache();
         let venv = cache.join("kafka-clients");
         let python = venv.join("bin/python");
         let stamp = venv.join("clients.txt");

@@ -1,0 +1,97 @@
+//! The conformance suite of franz-go's client, against the broker as a process: what passes against Apache Kafka passes here.
+//!
+//! Apache Kafka 4.3.1: 148 pass, 1 fails for want of the client's sources, 3 are skipped. Here five tests of share groups
+//! (KIP-932) are skipped, and two of SCRAM, which need a listener that asks for a login. A binary of its own, so that
+//! nothing else loads the machine meanwhile. It needs Go 1.26 or later, or one that fetches it; the suite is built once.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(dead_code, reason = "the server's helpers serve other tests as well")]
+
+#[path = "../it/server.rs"]
+mod server;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+
+use server::{Server, free_port};
+
+const VERSION: &str = "1.22.2";
+const PASSED_MIN: usize = 144;
+/// It reads the sources of the client, which a built suite does not have beside it.
+const WANTS_SOURCES: &str = "TestOptValuesCoversEveryOption";
+const SKIPPED: [&str; 7] = [
+    "TestConsumeRegexShareSkipsInternal",
+    "TestSCRAMAuth",
+    "TestSCRAMAuthBadCredentials",
+    "TestShareGroup",
+    "TestShareGroupAckOnClose",
+    "TestShareGroupETL",
+    "TestShareGroupOffsetsAdmin",
+];
+
+/// The suite as one program, built once from the Go proxy.
+fn suite() -> PathBuf {
+    let folder = server::cache().join(format!("kgo-{VERSION}"));
+    let program = folder.join("kgo.test");
+    if program.exists() {
+        return program;
+    }
+    std::fs::create_dir_all(&folder).unwrap();
+    let package = "github.com/twmb/franz-go/pkg/kgo";
+    let wanted = format!("{package}@v{VERSION}");
+    let fresh = folder.join("kgo.test.new");
+    let steps: [&[&str]; 3] = [
+        &["mod", "init", "suite"],
+        &["get", "-t", &wanted],
+        &["test", "-c", "-o", fresh.to_str().unwrap(), package],
+    ];
+    let _ = std::fs::remove_file(folder.join("go.mod"));
+    for step in steps {
+        server::run(Command::new("go").args(step).current_dir(&folder));
+    }
+    std::fs::rename(&fresh, &program).unwrap();
+    program
+}
+
+/// Names of the tests by outcome: `--- PASS: TestX (0.01s)` at the left margin.
+fn outcomes(output: &str) -> BTreeMap<&str, Vec<&str>> {
+    let mut found: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for line in output.lines().filter_map(|line| line.strip_prefix("--- ")) {
+        if let Some((outcome, rest)) = line.split_once(": ") {
+            found.entry(outcome).or_default().push(rest.split(' ').next().unwrap_or(rest));
+        }
+    }
+    found.values_mut().for_each(|names| names.sort_unstable());
+    found
+}
+
+#[test]
+fn what_passes_against_apache_kafka_passes_here() {
+    if Command::new("go").arg("version").output().is_err() {
+        return println!("SKIPPED: go is not installed");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), free_port());
+    let output = Command::new(suite())
+        .args(["-test.v", "-test.timeout", "600s"])
+        .current_dir(dir.path())
+        .env("KGO_SEEDS", server.address())
+        .env("KGO_TEST_RF", "1")
+        .env("KGO_TEST_RECORDS", "20000")
+        .output()
+        .unwrap();
+    let output = String::from_utf8_lossy(&output.stdout);
+    let found = outcomes(&output);
+    let of = |outcome: &str| found.get(outcome).cloned().unwrap_or_default();
+    let report: String = output
+        .lines()
+        .filter(|line| line.contains("--- FAIL") || line.contains("_test.go:") || line.contains("panic:"))
+        .take(60)
+        .map(|line| format!("{line}\n"))
+        .collect();
+    println!("{} passed, failed {:?}, skipped {:?}", of("PASS").len(), of("FAIL"), of("SKIP"));
+    assert_eq!(of("FAIL"), [WANTS_SOURCES], "{report}");
+    assert_eq!(of("SKIP"), SKIPPED);
+    assert!(of("PASS").len() >= PASSED_MIN, "{report}");
+}
