@@ -130,8 +130,8 @@ impl PartitionState {
         let aborted = self.aborted_in(from, next);
         batches.retain(|batch| {
             let header = batch.header();
-            !header.is_control()
-                && !(header.is_transactional() && aborted.iter().any(|one| one.holds(&header)))
+            let undone = header.is_transactional() && aborted.iter().any(|one| one.holds(&header));
+            !header.is_control() && !undone
         });
         Some(next)
     }

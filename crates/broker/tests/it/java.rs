@@ -63,7 +63,6 @@ fn the_java_consumer_reads_by_the_consumer_protocol() {
     consumer.args(["--group-protocol", "consumer", "--group-remote-assignor", "range"]);
     let said = run(consumer.args(["--max-messages", "500", "--reset-policy", "earliest"]));
     assert!(said.contains("\"name\":\"partitions_assigned\""), "{said}");
-    let committed =
-        said.lines().filter(|line| line.contains("offsets_committed")).next_back().unwrap_or_default();
+    let committed = said.lines().rfind(|line| line.contains("offsets_committed")).unwrap_or_default();
     assert!(committed.contains("\"offset\":500") && committed.contains("\"success\":true"), "{said}");
 }
