@@ -233,14 +233,20 @@ pub struct GuardConfig {
     pub objective: Objective,
     /// How long a loaded value lives in the cache; each one is spread by ± 10 % so that they do not expire together.
     pub ttl: Duration,
-    /// How long "does not exist" is remembered in this process; it is never written into the cache.
+    /// How long "does not exist" is remembered: in this process, and where the backend has room beside the values (Redis, the
+    /// embedded cache) by all processes.
     pub negative_ttl: Duration,
     /// Entries of the near cache in this process; 0 turns it off.
     pub near_capacity: usize,
     /// How long the near cache may answer without asking the cache again (± 10 %).
     pub near_ttl: Duration,
-    /// For this long after `near_ttl` the old value is still answered while one look-up refreshes it; zero turns it off.
+    /// For this long after `near_ttl` the old value is still answered while one look-up refreshes it; zero turns it off. A value behind which
+    /// the record has changed without [`crate::Guard::invalidate`] is answered for at most 1.1 × (`ttl` + `near_ttl`) plus this.
     pub stale_while_revalidate: Duration,
+    /// How long a lease on a missing key lives in the cache: one process at a time loads it, and if that dies another takes over
+    /// within this time (memcached counts whole seconds: at least two). A load that takes longer keeps its lease. Zero turns leases
+    /// off: then only look-ups of one process share a load.
+    pub lease: Duration,
     /// Queries in flight at the system of record at most, and threads that run them.
     pub loaders: usize,
     /// While the cache is down: keys per second asked of the system of record at most.
@@ -263,6 +269,7 @@ impl Default for GuardConfig {
             near_capacity: 65_536,
             near_ttl: Duration::from_secs(5),
             stale_while_revalidate: Duration::ZERO,
+            lease: Duration::from_secs(2),
             loaders: 2,
             degraded_loads_per_s: 10_000,
             bulk_age: Duration::from_millis(500),

@@ -43,6 +43,11 @@ impl Drop for Connection {
 }
 
 impl Connection {
+    /// Whether the server can hold leases.
+    pub(crate) fn can_lease(&self) -> bool {
+        self.shared.codec.lock().unwrap_or_else(PoisonError::into_inner).can_lease()
+    }
+
     /// Writes at once as much as the socket takes; the rest follows when it can.
     pub(crate) fn send(&self, command: &Command) {
         let mut unsent = self.shared.unsent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -114,10 +119,10 @@ async fn handshake(url: &CacheUrl, stream: &mut TcpStream) -> Result<Codec, Stri
         _ => {
             stream.write_all(b"version\r\n").await.map_err(|error| error.to_string())?;
             let line = line(stream).await?;
-            if !line.starts_with("VERSION ") {
+            let Some(version) = line.strip_prefix("VERSION ") else {
                 return Err(format!("no memcached there: it says {line:?} to version"));
-            }
-            Ok(Codec::Memcached(Memcached::default()))
+            };
+            Ok(Codec::Memcached(Memcached::of_version(version)))
         }
     }
 }

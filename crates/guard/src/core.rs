@@ -1,30 +1,38 @@
 //! The guard's decisions without its sockets: events in, effects out, time as a number.
 //!
 //! A key that nobody is asking for becomes a **flight**; whoever asks for it meanwhile waits on the same flight. A
-//! flight is in exactly one place: a lane, a batch under way, the load queue, a load under way, or (its value known) waiting
-//! until the cache has taken the value. The thread around this (`driver`) performs the effects; the tests run it under a
+//! flight is in exactly one place: a lane, a batch under way, the claims, the load queue, a load under way, or (its value known)
+//! waiting until the cache has taken the value. The thread around this (`driver`) performs the effects; the tests run it under a
 //! simulated clock and cache.
 
 mod batches;
 #[cfg(test)]
 mod chaos;
+mod leases;
 mod links;
 mod loads;
+mod messages;
+#[cfg(test)]
+pub(crate) mod model;
 #[cfg(test)]
 pub(crate) mod sim;
+#[cfg(test)]
+mod stampede;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rapidhash::fast::RandomState;
-use tokio::sync::oneshot;
 
+pub(crate) use self::messages::{
+    Answer, Claim, Claimed, Command, Effect, Event, Fill, Found, LeasedFill, LinkId, LoadId, Reply, Values,
+    Want,
+};
 use crate::config::{GuardConfig, Lane, Objective};
-use crate::error::{GuardError, LoadError};
+use crate::error::GuardError;
 use crate::histogram::Histogram;
 use crate::lanes::{Lanes, Waiting};
 use crate::near::{Keep, NearCache};
@@ -32,82 +40,8 @@ use crate::slab::{Id, Slab};
 use crate::stats::{Counters, Explain, LaneDepths};
 use crate::tuner::{Measurement, Settings, Tuner};
 
-/// Names one connection for its whole life; never used again.
-pub(crate) type LinkId = u64;
-/// Names one query at the system of record.
-pub(crate) type LoadId = u64;
-
 /// One interval of measurement and housekeeping.
 pub(crate) const TICK_NS: u64 = 50_000_000;
-
-/// What a request to the cache is. Each one gets exactly one [`Answer`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Command {
-    Get(Vec<Bytes>),
-    Fill(Vec<Fill>),
-    Delete(Vec<Bytes>),
-}
-
-/// One value on its way into the cache; never overwrites what is there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fill {
-    pub(crate) key: Bytes,
-    pub(crate) value: Bytes,
-    pub(crate) ttl_ms: u64,
-}
-
-/// The cache's answer to one command.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// To `Get`: one value or absence per key, in the order asked.
-    Values(Vec<Option<Bytes>>),
-    /// To `Fill` and `Delete`.
-    Done,
-    /// The cache said no, in its words.
-    Failed(String),
-}
-
-/// One value or absence per key, in the order asked.
-pub(crate) type Values = Result<Vec<Option<Bytes>>, GuardError>;
-
-/// Where an answer goes.
-#[derive(Debug)]
-pub(crate) enum Reply {
-    Thread(SyncSender<Values>),
-    Task(oneshot::Sender<Values>),
-}
-
-impl Reply {
-    fn send(self, result: Values) {
-        // Whoever stopped waiting does not need the answer.
-        match self {
-            Self::Thread(sender) => drop(sender.send(result)),
-            Self::Task(sender) => drop(sender.send(result)),
-        }
-    }
-}
-
-/// Something happened outside.
-#[derive(Debug)]
-pub(crate) enum Event {
-    Lookup { keys: Vec<Bytes>, counts: Vec<u32>, lane: Lane, at_ns: u64, reply: Reply },
-    Refresh { keys: Vec<Bytes> },
-    Invalidate { keys: Vec<Bytes> },
-    Up { link: LinkId },
-    Refused { link: LinkId, error: String },
-    Down { link: LinkId, error: String },
-    Answers { link: LinkId, answers: Vec<Answer> },
-    Loaded { load: LoadId, result: Result<Vec<Option<Bytes>>, LoadError> },
-}
-
-/// Something to do outside.
-#[derive(Debug)]
-pub(crate) enum Effect {
-    Open { link: LinkId },
-    Close { link: LinkId },
-    Send { link: LinkId, command: Command },
-    Load { load: LoadId, keys: Vec<Bytes> },
-}
 
 #[derive(Debug, Clone, Copy)]
 struct Waiter {
@@ -122,8 +56,20 @@ enum Stage {
     Queued,
     /// In a batch or a load under way.
     Asked,
+    /// The cache does not have it: its lease is asked for, or is held by another process.
+    Claiming,
     /// The value is known and on its way into the cache.
-    Filling(Bytes),
+    Filling(Loaded),
+}
+
+/// A value from the system of record.
+#[derive(Debug, Clone)]
+struct Loaded {
+    value: Bytes,
+    /// When the cache will have forgotten it.
+    expires_ns: u64,
+    /// How long the load took.
+    load_ns: u64,
 }
 
 #[derive(Debug)]
@@ -136,6 +82,10 @@ struct Flight {
     since_ns: u64,
     attempts: u8,
     to_record: bool,
+    /// The lease it holds in the cache.
+    lease: Option<u64>,
+    /// Loaded ahead of its expiry: the value it replaces.
+    renews: Option<Bytes>,
     /// Invalidated since it started: answer those who wait, keep nothing.
     tainted: bool,
 }
@@ -171,6 +121,7 @@ pub(crate) struct Core {
     lanes: Lanes,
     links: links::Links,
     loads: loads::Loads,
+    leases: leases::Leases,
     tuner: Tuner,
     interval: Interval,
     idle: bool,
@@ -204,6 +155,7 @@ impl Core {
             lanes: Lanes::default(),
             links: links::Links::default(),
             loads: loads::Loads::new(config.degraded_loads_per_s),
+            leases: leases::Leases::new(config.lease),
             tuner,
             interval: Interval::default(),
             idle: true,
@@ -240,8 +192,9 @@ impl Core {
                     }
                 }
             }
+            Event::Renew { entries } => self.on_renew(entries, now_ns),
             Event::Invalidate { keys } => self.on_invalidate(keys),
-            Event::Up { link } => self.on_up(link),
+            Event::Up { link, leases } => self.on_up(link, leases),
             Event::Refused { link, error } => self.on_refused(link, &error, now_ns),
             Event::Down { link, error } => self.on_down(link, &error, now_ns),
             Event::Answers { link, answers } => {
@@ -266,6 +219,7 @@ impl Core {
         }
         self.manage_links(now_ns);
         self.pump(now_ns);
+        self.pump_claims(now_ns);
         self.pump_loads(now_ns);
         self.flush();
         effects.append(&mut self.effects);
@@ -274,7 +228,8 @@ impl Core {
     /// When `settle` must run again though nothing happens.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         let tick = (!self.idle).then_some(self.next_tick_ns);
-        [tick, self.linger_ends_ns(), self.links.next_open_ns(&self.tuner), self.tokens_at_ns()]
+        let claims = self.leases.next_poll_ns();
+        [tick, self.linger_ends_ns(), self.links.next_open_ns(&self.tuner), self.tokens_at_ns(), claims]
             .into_iter()
             .flatten()
             .min()
@@ -324,8 +279,8 @@ impl Core {
 
     fn join(&mut self, id: Id, waiter: Waiter, lane: Lane) {
         let Some(flight) = self.flights.get_mut(id) else { return };
-        if let Stage::Filling(value) = &flight.stage {
-            let value = value.clone();
+        if let Stage::Filling(loaded) = &flight.stage {
+            let value = loaded.value.clone();
             Counters::add(&self.counters.loads_without_guard, waiter.count.into());
             self.deliver(waiter, &Ok(Some(value)));
             return;
@@ -356,6 +311,8 @@ impl Core {
             since_ns: now_ns,
             attempts: 0,
             to_record,
+            lease: None,
+            renews: None,
             tainted: false,
         };
         let id = self.flights.insert(flight);
@@ -367,7 +324,7 @@ impl Core {
 
     fn on_invalidate(&mut self, keys: Vec<Bytes>) {
         // What was learnt before goes in (and is refused: the keys are blocked), then the block ends.
-        self.near.insert_many(self.keeps.drain(..));
+        self.near.insert_many(self.keeps.drain(..), self.now_ns);
         for key in &keys {
             if let Some(id) = self.by_key.remove(key)
                 && let Some(flight) = self.flights.get_mut(id)
@@ -406,16 +363,39 @@ impl Core {
         let ttl = if value.is_some() { self.config.near_ttl } else { self.config.negative_ttl };
         let fresh_until_ns = now_ns.saturating_add(self.spread(ns(ttl)));
         let stale_until_ns = fresh_until_ns.saturating_add(ns(self.config.stale_while_revalidate));
-        self.keeps.push(Keep { key: key.clone(), value, fresh_until_ns, stale_until_ns });
+        let keep =
+            Keep { key: key.clone(), value, fresh_until_ns, stale_until_ns, expires_ns: 0, load_ns: 0 };
+        self.keeps.push(keep);
+    }
+
+    /// Keeps what this process loaded itself: it knows when the cache forgets it, and never outlives that.
+    fn keep_loaded(&mut self, key: &Bytes, loaded: Loaded, now_ns: u64) {
+        let Loaded { value, expires_ns, load_ns } = loaded;
+        let near_ns = now_ns.saturating_add(self.spread(ns(self.config.near_ttl)));
+        let fresh_until_ns = near_ns.min(expires_ns);
+        let stale_until_ns = fresh_until_ns.saturating_add(ns(self.config.stale_while_revalidate));
+        let value = Some(value);
+        self.keeps.push(Keep {
+            key: key.clone(),
+            value,
+            fresh_until_ns,
+            stale_until_ns,
+            expires_ns,
+            load_ns,
+        });
     }
 
     /// ± 10 %, so that what came together does not go together.
     fn spread(&mut self, length: u64) -> u64 {
+        let permille = 900 + self.draw() % 201;
+        u64::try_from(u128::from(length) * u128::from(permille) / 1_000).unwrap_or(u64::MAX)
+    }
+
+    fn draw(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        let permille = 900 + self.random % 201;
-        u64::try_from(u128::from(length) * u128::from(permille) / 1_000).unwrap_or(u64::MAX)
+        self.random
     }
 
     fn deliver(&mut self, waiter: Waiter, result: &Result<Option<Bytes>, GuardError>) {
@@ -451,7 +431,7 @@ impl Core {
     /// The near cache first, then the answers: who asks again at once finds the value near.
     fn flush(&mut self) {
         if !self.keeps.is_empty() {
-            self.near.insert_many(self.keeps.drain(..));
+            self.near.insert_many(self.keeps.drain(..), self.now_ns);
         }
         for (reply, result) in self.outbox.drain(..) {
             reply.send(result);
@@ -463,6 +443,7 @@ impl Core {
         self.expire_requests(now_ns);
         self.shed_bulk(now_ns);
         self.expire_trips(now_ns);
+        self.extend_leases(now_ns);
         self.retry_deletes();
         let m = &mut self.interval.m;
         // A trickle is measured over longer intervals: a percentile needs something to stand on.

@@ -92,8 +92,9 @@ impl Driver {
                 match message {
                     Message::Event(event) => self.core.on_event(event, now_ns),
                     Message::Opened(link, connection) => {
+                        let leases = connection.can_lease();
                         self.connections.insert(link, connection);
-                        self.core.on_event(Event::Up { link }, now_ns);
+                        self.core.on_event(Event::Up { link, leases }, now_ns);
                     }
                     Message::Stop => {
                         self.core.close();

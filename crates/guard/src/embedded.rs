@@ -6,6 +6,7 @@
 //! name. Memory above the bound is taken back by CLOCK (an approximation of least recently used).
 
 mod commands;
+mod leases;
 pub(crate) mod request;
 mod store;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use herdsman_host::Clock;
+use herdsman_host::{Clock, Seed};
 use tokio::sync::oneshot;
 
 use crate::config::{CacheUrl, GuardConfig, Lane};
@@ -114,7 +114,8 @@ impl Guard {
         let (counters, inbox) = (Arc::new(Counters::default()), Arc::new(Inbox::default()));
         let loaders = loader.map(|loader| LoaderPool::start(config.loaders, loader, &inbox)).transpose()?;
         let lane_capacity = config.lane_capacity.max(1);
-        let seed = clock.monotonic_ns() ^ clock.now_ms().unsigned_abs().rotate_left(20);
+        // Names leases as well: two processes must not draw the same.
+        let seed = Seed::from_entropy().next_u64();
         let core = Core::new(config, Arc::clone(&near), Arc::clone(&counters), seed);
         let core = if loaders.is_some() { core } else { core.without_record() };
         let (explain, settings) = (core.explain(), core.settings());
@@ -223,7 +224,7 @@ impl Guard {
         now_ns: u64,
         out: &mut Vec<Option<Bytes>>,
     ) -> Pass {
-        let mut pass = Pass::default();
+        let (first, mut pass) = (out.len(), Pass::default());
         self.inner.near.get_many(keys, now_ns, out, &mut pass);
         let counters = &self.inner.counters;
         let count_of = |at: &u32| counts.get(*at as usize).map_or(1, |n| u64::from(*n));
@@ -240,6 +241,11 @@ impl Guard {
         if !pass.refresh.is_empty() {
             let keys = copy(keys, &pass.refresh);
             self.inner.inbox.push(Event::Refresh { keys });
+        }
+        if !pass.renew.is_empty() {
+            let values = pass.renew.iter().filter_map(|at| out.get(first + *at as usize).cloned().flatten());
+            let entries = copy(keys, &pass.renew).into_iter().zip(values).collect();
+            self.inner.inbox.push(Event::Renew { entries });
         }
         pass
     }

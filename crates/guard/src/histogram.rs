@@ -81,6 +81,12 @@ impl Histogram {
         self.max_ns
     }
 
+    /// What was counted: the upper edge of each bucket, nanoseconds, with its count.
+    pub fn counts(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let counted = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        counted.map(|(index, count)| (upper_edge(index).min(self.max_ns), *count))
+    }
+
     /// Adds another histogram's counts.
     pub fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {

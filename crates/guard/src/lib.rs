@@ -2,11 +2,11 @@
 //! behind it.
 //!
 //! Nobody tunes it. Batch size, linger, connections and depth are outputs of [`tuner`], chosen against one objective; identical
-//! look-ups share one flight; a batch of misses is one query at the system of record; a dead cache degrades to that system
-//! within its own limit.
+//! look-ups share one flight, and one lease across processes; a batch of misses is one query at the system of record; a dead
+//! cache degrades to that system within its own limit.
 //!
 //! The rooms, in reading order: [`Guard`] (what callers hold) → `near` (the table in this process) → `core` (every decision,
-//! without sockets) with `lanes`, [`tuner`] → `driver` (the thread that performs decisions) → `connection`, `protocol` (Redis
+//! without sockets) with `lanes`, `expiry`, [`tuner`] → `driver` (the thread that performs decisions) → `connection`, `protocol` (Redis
 //! and memcached) and `loading` (the system of record's threads, [`sqlite`]). [`embedded`] is a RESP cache server in the
 //! binary, [`proxy`] the sidecar, [`bench`] the two quick measurements of the command line.
 
@@ -17,6 +17,7 @@ mod core;
 mod driver;
 pub mod embedded;
 mod error;
+mod expiry;
 mod guard;
 mod histogram;
 mod lanes;

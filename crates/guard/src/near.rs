@@ -12,6 +12,8 @@ use bytes::Bytes;
 use hashbrown::HashTable;
 use rapidhash::fast::RandomState;
 
+use crate::expiry::{draws_from_ns, is_early, scatter};
+
 const CHUNK: usize = 256;
 
 #[derive(Debug)]
@@ -23,6 +25,11 @@ struct Entry {
     fresh_until_ns: u64,
     /// Until then it is answered while one look-up refreshes it.
     stale_until_ns: u64,
+    /// From then on a hit needs a thought: it is stale, or may be loaded ahead of its expiry.
+    thought_from_ns: u64,
+    /// When the cache forgets it, and what its load took: known to the process that loaded it, otherwise 0.
+    expires_ns: u64,
+    load_ns: u64,
     visited: AtomicBool,
     refreshing: AtomicBool,
     /// Invalidations on their way to the cache: until they are through, the entry answers nothing and takes nothing.
@@ -45,6 +52,8 @@ pub(crate) struct Pass {
     pub(crate) refresh: Vec<u32>,
     /// Keys answered with a value past its time.
     pub(crate) stale: u64,
+    /// Positions answered with a value that this caller is to have loaded ahead of its expiry.
+    pub(crate) renew: Vec<u32>,
 }
 
 /// One answer to keep.
@@ -54,6 +63,9 @@ pub(crate) struct Keep {
     pub(crate) value: Option<Bytes>,
     pub(crate) fresh_until_ns: u64,
     pub(crate) stale_until_ns: u64,
+    /// When the cache forgets it; 0 when this process did not load it.
+    pub(crate) expires_ns: u64,
+    pub(crate) load_ns: u64,
 }
 
 /// See the module.
@@ -103,11 +115,8 @@ impl NearCache {
                 if !entry.visited.load(Relaxed) {
                     entry.visited.store(true, Relaxed);
                 }
-                if now_ns >= entry.fresh_until_ns {
-                    pass.stale += 1;
-                    if !entry.refreshing.swap(true, Relaxed) {
-                        pass.refresh.push(position());
-                    }
+                if now_ns >= entry.thought_from_ns {
+                    entry.think(now_ns, position(), pass);
                 }
                 out.push(entry.value.clone());
             }
@@ -115,14 +124,14 @@ impl NearCache {
     }
 
     /// Keeps answers; one lock for all of them.
-    pub(crate) fn insert_many(&self, kept: impl Iterator<Item = Keep>) {
+    pub(crate) fn insert_many(&self, kept: impl Iterator<Item = Keep>, now_ns: u64) {
         if self.capacity == 0 {
             return;
         }
         let mut table = self.table.write().expect("no writer panics while it holds the near cache");
         for keep in kept {
             let hash = self.hasher.hash_one(keep.key.as_ref());
-            table.insert(hash, keep, self.capacity);
+            table.insert(hash, keep, self.capacity, now_ns);
         }
     }
 
@@ -135,8 +144,15 @@ impl NearCache {
         for key in keys {
             let hash = self.hasher.hash_one(key.as_ref());
             let Some(slot) = table.slot(hash, key) else {
-                let keep = Keep { key: key.clone(), value: None, fresh_until_ns: 0, stale_until_ns: 0 };
-                if let Some(slot) = table.insert(hash, keep, self.capacity) {
+                let nothing = Keep {
+                    key: key.clone(),
+                    value: None,
+                    fresh_until_ns: 0,
+                    stale_until_ns: 0,
+                    expires_ns: 0,
+                    load_ns: 0,
+                };
+                if let Some(slot) = table.insert(hash, nothing, self.capacity, 0) {
                     table.entries[slot as usize].blocked = 1;
                 }
                 continue;
@@ -146,6 +162,7 @@ impl NearCache {
             entry.value = None;
             entry.stale_until_ns = 0;
             entry.fresh_until_ns = 0;
+            entry.expires_ns = 0;
         }
     }
 
@@ -170,6 +187,37 @@ impl NearCache {
     }
 }
 
+impl Entry {
+    fn learn(&mut self, keep: Keep, now_ns: u64) {
+        // The same value read again from the cache: it still expires when this process said.
+        let known = keep.expires_ns == 0 && self.expires_ns > now_ns && self.value == keep.value;
+        if !known {
+            (self.expires_ns, self.load_ns) = (keep.expires_ns, keep.load_ns);
+        }
+        self.value = keep.value;
+        self.fresh_until_ns = keep.fresh_until_ns;
+        self.stale_until_ns = keep.stale_until_ns;
+        self.thought_from_ns = keep.fresh_until_ns.min(draws_from_ns(self.expires_ns, self.load_ns));
+        self.refreshing.store(false, Relaxed);
+    }
+
+    /// A hit that is stale or about to expire: says what this caller is to do about it.
+    #[cold]
+    fn think(&self, now_ns: u64, position: u32, pass: &mut Pass) {
+        if now_ns >= self.fresh_until_ns {
+            pass.stale += 1;
+            if !self.refreshing.swap(true, Relaxed) {
+                pass.refresh.push(position);
+            }
+        } else if self.value.is_some()
+            && is_early(now_ns, self.expires_ns, self.load_ns, scatter(now_ns ^ self.hash))
+            && !self.refreshing.swap(true, Relaxed)
+        {
+            pass.renew.push(position);
+        }
+    }
+}
+
 impl Table {
     fn find(&self, hash: u64, key: &[u8]) -> Option<&Entry> {
         let slot = self.index.find(hash, |slot| self.entries[*slot as usize].key == key)?;
@@ -180,28 +228,28 @@ impl Table {
         self.index.find(hash, |slot| self.entries[*slot as usize].key == key).copied()
     }
 
-    fn insert(&mut self, hash: u64, keep: Keep, capacity: usize) -> Option<u32> {
-        let Keep { key, value, fresh_until_ns, stale_until_ns } = keep;
-        if let Some(slot) = self.slot(hash, &key) {
+    fn insert(&mut self, hash: u64, keep: Keep, capacity: usize, now_ns: u64) -> Option<u32> {
+        if let Some(slot) = self.slot(hash, &keep.key) {
             let entry = &mut self.entries[slot as usize];
             if entry.blocked == 0 {
-                entry.value = value;
-                entry.fresh_until_ns = fresh_until_ns;
-                entry.stale_until_ns = stale_until_ns;
-                entry.refreshing.store(false, Relaxed);
+                entry.learn(keep, now_ns);
             }
             return Some(slot);
         }
-        let entry = Entry {
-            key,
-            value,
+        let mut entry = Entry {
+            key: keep.key.clone(),
+            value: None,
             hash,
-            fresh_until_ns,
-            stale_until_ns,
+            fresh_until_ns: 0,
+            stale_until_ns: 0,
+            thought_from_ns: 0,
+            expires_ns: 0,
+            load_ns: 0,
             visited: AtomicBool::new(false),
             refreshing: AtomicBool::new(false),
             blocked: 0,
         };
+        entry.learn(keep, now_ns);
         let slot = if self.entries.len() < capacity {
             self.entries.push(entry);
             self.entries.len() - 1
@@ -245,7 +293,8 @@ mod tests {
 
     fn keep(n: usize, value: Option<&'static str>, until: u64) -> Keep {
         let value = value.map(|text| Bytes::from_static(text.as_bytes()));
-        Keep { key: key(n), value, fresh_until_ns: until, stale_until_ns: until + 10 }
+        let key = key(n);
+        Keep { key, value, fresh_until_ns: until, stale_until_ns: until + 10, expires_ns: 0, load_ns: 0 }
     }
 
     fn ask(near: &NearCache, keys: &[Bytes], now: u64) -> (Vec<Option<Bytes>>, Pass) {
@@ -257,11 +306,11 @@ mod tests {
     #[test]
     fn the_table_is_bounded_and_keeps_what_is_read() {
         let near = NearCache::new(100);
-        near.insert_many((0..50).map(|n| keep(n, Some("hot"), 1_000)));
+        near.insert_many((0..50).map(|n| keep(n, Some("hot"), 1_000)), 0);
         for round in 0..100 {
             let hot: Vec<_> = (0..50).map(key).collect();
             assert!(ask(&near, &hot, 1).1.missing.is_empty(), "round {round}");
-            near.insert_many((0..25).map(|n| keep(1_000 + round * 25 + n, Some("scan"), 1_000)));
+            near.insert_many((0..25).map(|n| keep(1_000 + round * 25 + n, Some("scan"), 1_000)), 0);
             assert_eq!(near.len(), (75 + round * 25).min(100));
         }
     }
@@ -269,7 +318,7 @@ mod tests {
     #[test]
     fn answers_expire_go_stale_once_and_remember_absence() {
         let near = NearCache::new(10);
-        near.insert_many([keep(1, Some("v"), 100), keep(2, None, 100)].into_iter());
+        near.insert_many([keep(1, Some("v"), 100), keep(2, None, 100)].into_iter(), 0);
         let (out, pass) = ask(&near, &[key(1), key(2), key(3)], 99);
         assert_eq!((out[0].as_deref(), out[1].as_deref(), pass.missing), (Some(&b"v"[..]), None, vec![2]));
         let (out, pass) = ask(&near, &[key(1)], 105);
@@ -280,15 +329,38 @@ mod tests {
     }
 
     #[test]
+    fn one_caller_renews_what_this_process_loaded_ahead_of_its_expiry() {
+        let near = NearCache::new(10);
+        let own = Keep { expires_ns: 1_000, load_ns: 10, ..keep(1, Some("v"), 500) };
+        near.insert_many([own, keep(2, Some("v"), 1_000)].into_iter(), 0);
+        near.insert_many([keep(1, Some("v"), 1_000)].into_iter(), 400);
+        let renewals = |from: u64, to: u64| -> Vec<u32> {
+            (from..to).flat_map(|now| ask(&near, &[key(1), key(2)], now).1.renew).collect()
+        };
+        assert_eq!(renewals(0, 800), Vec::<u32>::new(), "out of reach");
+        assert_eq!(
+            renewals(800, 1_000),
+            vec![0],
+            "read again, it still expires at 1,000; asked of one caller"
+        );
+        near.insert_many([keep(1, Some("other"), 2_000)].into_iter(), 900);
+        assert_eq!(
+            renewals(900, 1_100),
+            Vec::<u32>::new(),
+            "a value of somebody else's is not ours to renew"
+        );
+    }
+
+    #[test]
     fn a_blocked_key_neither_answers_nor_learns_until_released() {
         let near = NearCache::new(10);
-        near.insert_many([keep(1, Some("old"), 100)].into_iter());
+        near.insert_many([keep(1, Some("old"), 100)].into_iter(), 0);
         near.block(&[key(1), key(2)]);
-        near.insert_many([keep(1, Some("old"), 100), keep(2, Some("old"), 100)].into_iter());
+        near.insert_many([keep(1, Some("old"), 100), keep(2, Some("old"), 100)].into_iter(), 0);
         assert_eq!(ask(&near, &[key(1), key(2)], 1).1.missing, vec![0, 1]);
         near.release(&[key(1), key(2)]);
         assert_eq!(ask(&near, &[key(1)], 1).1.missing, vec![0], "the old value is gone");
-        near.insert_many([keep(1, Some("new"), 100)].into_iter());
+        near.insert_many([keep(1, Some("new"), 100)].into_iter(), 0);
         assert_eq!(ask(&near, &[key(1)], 1).0[0].as_deref(), Some(&b"new"[..]));
     }
 }

@@ -2,6 +2,9 @@
 
 mod memcached;
 mod resp;
+pub(crate) mod scripts;
+#[cfg(test)]
+mod servers;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +31,14 @@ pub(crate) enum Codec {
 }
 
 impl Codec {
+    /// Whether the server can hold leases.
+    pub(crate) fn can_lease(&self) -> bool {
+        match self {
+            Self::Resp(_) => true,
+            Self::Memcached(memcached) => memcached.has_meta(),
+        }
+    }
+
     /// Writes a command and remembers that its answer is owed.
     pub(crate) fn encode(&mut self, command: &Command, out: &mut BytesMut) {
         match self {

@@ -1,7 +1,7 @@
 //! A slab whose keys carry a generation, so that a key kept too long finds nothing instead of somebody else.
 
 /// Index and generation of one entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Id {
     index: u32,
     generation: u32,

@@ -36,6 +36,14 @@ pub struct GuardStats {
     pub sheds: u64,
     /// Values written into the cache after a load.
     pub fills: u64,
+    /// Values refused by the cache because their lease was gone: deleted, or taken over, while they were loaded.
+    pub fills_refused: u64,
+    /// Leases asked for, repeated claims included.
+    pub claims: u64,
+    /// Misses that another process's load answered.
+    pub shared: u64,
+    /// Values loaded ahead of their expiry.
+    pub renewals: u64,
     /// Connections opened since the start, the first included.
     pub connects: u64,
     /// Entries of the near cache now.
@@ -109,6 +117,10 @@ pub(crate) struct Counters {
     pub(crate) errors: AtomicU64,
     pub(crate) sheds: AtomicU64,
     pub(crate) fills: AtomicU64,
+    pub(crate) fills_refused: AtomicU64,
+    pub(crate) claims: AtomicU64,
+    pub(crate) shared: AtomicU64,
+    pub(crate) renewals: AtomicU64,
     pub(crate) connects: AtomicU64,
     /// Keys handed over but not answered, by lane: the bound of each lane.
     pub(crate) pending: [AtomicUsize; 3],
@@ -146,6 +158,10 @@ impl Counters {
             errors: self.errors.load(Relaxed),
             sheds: self.sheds.load(Relaxed),
             fills: self.fills.load(Relaxed),
+            fills_refused: self.fills_refused.load(Relaxed),
+            claims: self.claims.load(Relaxed),
+            shared: self.shared.load(Relaxed),
+            renewals: self.renewals.load(Relaxed),
             connects: self.connects.load(Relaxed),
             near_entries,
             settings,

@@ -15,7 +15,7 @@ const BATCH_MAX: usize = 512;
 /// What already waits goes together: up to this many keys share a request though the tuner would send fewer.
 const BATCH_READY: usize = 64;
 /// Tries of one key at the cache before the system of record is asked.
-const ATTEMPTS_MAX: u8 = 2;
+pub(super) const ATTEMPTS_MAX: u8 = 2;
 
 impl Core {
     /// When the oldest waiting key has waited long enough, if a slot is free for it.
@@ -122,12 +122,21 @@ impl Core {
                 }
                 self.on_cache_error(&error, now_ns);
             }
-            (What::Fill(flights), answer @ (Answer::Done | Answer::Failed(_))) => {
-                if matches!(answer, Answer::Failed(_)) {
-                    Counters::add(&self.counters.errors, 1);
-                }
-                self.filled(&flights);
+            (What::Claim(flights), Answer::Claimed(claimed)) if flights.len() == claimed.len() => {
+                self.links.answered();
+                self.on_claimed(&flights, claimed, now_ns);
             }
+            (What::Claim(flights), Answer::Failed(error)) => self.on_claim_error(flights, &error, now_ns),
+            (What::Fill(flights), Answer::Filled(taken)) if flights.len() == taken.len() => {
+                self.filled(&flights, Some(&taken), now_ns);
+            }
+            (What::Fill(flights), Answer::Done) => self.filled(&flights, None, now_ns),
+            (What::Fill(flights), Answer::Failed(_)) => {
+                Counters::add(&self.counters.errors, 1);
+                self.filled(&flights, None, now_ns);
+            }
+            (What::Note, Answer::Filled(_) | Answer::Done) => {}
+            (What::Note, Answer::Failed(_)) => Counters::add(&self.counters.errors, 1),
             (What::Delete(keys), Answer::Done) => self.links.deleted(&keys),
             (What::Delete(keys), Answer::Failed(_)) => {
                 Counters::add(&self.counters.errors, 1);
@@ -161,20 +170,25 @@ impl Core {
                 self.land(*id, &Ok(value), now_ns);
             } else {
                 misses += 1;
-                self.send_to_record(*id, now_ns);
+                self.on_miss(*id, now_ns);
             }
         }
         Counters::add(&self.counters.cache_hits, hits);
         Counters::add(&self.counters.misses, misses);
     }
 
-    /// The cache has taken the values (or lost them with a connection): these flights are over.
-    pub(super) fn filled(&mut self, flights: &[Id]) {
-        for id in flights {
-            if let Some(flight) = self.flights.remove(*id)
-                && self.by_key.get(&flight.key) == Some(id)
-            {
+    /// The cache has taken the values, or nobody knows (a lost connection, no room): these flights are over. A value that it refused
+    /// because its lease was gone is not kept here either: it may be older than a deletion.
+    pub(super) fn filled(&mut self, flights: &[Id], taken: Option<&[bool]>, now_ns: u64) {
+        for (at, id) in flights.iter().enumerate() {
+            let Some(flight) = self.flights.remove(*id) else { continue };
+            if self.by_key.get(&flight.key) == Some(id) {
                 self.by_key.remove(&flight.key);
+            }
+            let refused = taken.is_some_and(|taken| !taken.get(at).copied().unwrap_or(false));
+            Counters::add(&self.counters.fills_refused, refused.into());
+            if let (Stage::Filling(loaded), false) = (flight.stage, refused || flight.tainted) {
+                self.keep_loaded(&flight.key, loaded, now_ns);
             }
         }
     }

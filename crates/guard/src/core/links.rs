@@ -25,7 +25,10 @@ const DELETES_MAX: usize = 1_000_000;
 #[derive(Debug)]
 pub(super) enum What {
     Get(Vec<Id>),
+    Claim(Vec<Id>),
     Fill(Vec<Id>),
+    /// Something about leases whose outcome changes nothing here.
+    Note,
     Delete(Vec<Bytes>),
 }
 
@@ -184,12 +187,13 @@ impl Core {
         self.links.links.retain(|link| !drained(link));
     }
 
-    pub(super) fn on_up(&mut self, id: LinkId) {
+    pub(super) fn on_up(&mut self, id: LinkId, leases: bool) {
         let Some(link) = self.links.get_mut(id) else {
             self.effects.push(Effect::Close { link: id });
             return;
         };
         link.state = State::Ready;
+        self.leases.support(leases);
         Counters::add(&self.counters.connects, 1);
         self.links.refusals = 0;
         if self.links.open {
@@ -241,11 +245,13 @@ impl Core {
         if link.outstanding.is_empty() && link.state == State::Ready {
             tracing::debug!("cache {} closed an idle connection: {error}", self.config.cache.place());
         }
-        let asked = link.gets > 0;
+        let asked = link.gets > 0 || link.outstanding.iter().any(|o| matches!(o.what, What::Claim(_)));
         for outstanding in link.outstanding.into_iter().rev() {
             match outstanding.what {
                 What::Get(flights) => self.retry(flights, now_ns),
-                What::Fill(flights) => self.filled(&flights),
+                What::Claim(flights) => self.retry_claims(flights, now_ns),
+                What::Fill(flights) => self.filled(&flights, None, now_ns),
+                What::Note => {}
                 What::Delete(keys) => self.links.delete_again(keys),
             }
         }
@@ -281,13 +287,10 @@ impl Core {
     }
 
     pub(super) fn fill(&mut self, fills: Vec<Fill>, flights: Vec<Id>, now_ns: u64) {
-        let Some(writer) = self.links.writer().and_then(|id| self.links.get_mut(id)) else {
-            self.filled(&flights);
-            return;
-        };
         Counters::add(&self.counters.fills, fills.len() as u64);
-        writer.outstanding.push_back(Outstanding { what: What::Fill(flights), sent_ns: now_ns });
-        self.effects.push(Effect::Send { link: writer.id, command: Command::Fill(fills) });
+        if !self.write(What::Fill(flights.clone()), Command::Fill(fills), now_ns) {
+            self.filled(&flights, None, now_ns);
+        }
     }
 
     pub(super) fn delete(&mut self, keys: Vec<Bytes>) {
@@ -304,11 +307,10 @@ impl Core {
         if self.links.unsent_deletes.is_empty() {
             return;
         }
-        let Some(id) = self.links.writer() else { return };
-        let keys = std::mem::take(&mut self.links.unsent_deletes);
-        let Some(writer) = self.links.get_mut(id) else { return };
-        writer.outstanding.push_back(Outstanding { what: What::Delete(keys.clone()), sent_ns: now_ns });
-        self.effects.push(Effect::Send { link: id, command: Command::Delete(keys) });
+        if self.links.writer().is_some() {
+            let keys = std::mem::take(&mut self.links.unsent_deletes);
+            self.write(What::Delete(keys.clone()), Command::Delete(keys), now_ns);
+        }
     }
 }
 

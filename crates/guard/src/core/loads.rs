@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::{Core, Effect, Fill, LoadId, Stage, ns};
+use super::leases::released;
+use super::{Core, Effect, Fill, Found, LeasedFill, LoadId, Loaded, Stage, ns};
 use crate::config::Lane;
 use crate::error::{GuardError, LoadError};
 use crate::lanes::{Lanes, Waiting};
@@ -18,7 +19,8 @@ const LOAD_MAX: usize = 4_096;
 #[derive(Debug)]
 pub(super) struct Loads {
     queue: Lanes,
-    under_way: HashMap<LoadId, Vec<Id>>,
+    /// Flights, and when they were asked for.
+    under_way: HashMap<LoadId, (Vec<Id>, u64)>,
     next: LoadId,
     per_s: u32,
     tokens: f64,
@@ -92,7 +94,7 @@ impl Core {
             self.loads.next += 1;
             Counters::add(&self.counters.loads, keys.len() as u64);
             Counters::add(&self.counters.load_queries, 1);
-            self.loads.under_way.insert(load, flights);
+            self.loads.under_way.insert(load, (flights, now_ns));
             self.effects.push(Effect::Load { load, keys });
         }
     }
@@ -103,7 +105,7 @@ impl Core {
         result: Result<Vec<Option<Bytes>>, LoadError>,
         now_ns: u64,
     ) {
-        let Some(flights) = self.loads.under_way.remove(&load) else { return };
+        let Some((flights, asked_ns)) = self.loads.under_way.remove(&load) else { return };
         let result = result.and_then(|values| {
             if values.len() == flights.len() {
                 return Ok(values);
@@ -111,41 +113,93 @@ impl Core {
             Err(LoadError(format!("it answered {} of {} keys", values.len(), flights.len())))
         });
         match result {
-            Ok(values) => self.take_loaded(&flights, values, now_ns),
-            Err(error) => {
-                Counters::add(&self.counters.errors, 1);
-                for id in flights {
-                    self.count_waiters(id);
-                    self.land(id, &Err(GuardError::Load(error.clone())), now_ns);
-                }
-            }
+            Ok(values) => self.take_loaded(&flights, values, asked_ns, now_ns),
+            Err(error) => self.load_failed(flights, &error, now_ns),
         }
     }
 
-    fn take_loaded(&mut self, flights: &[Id], values: Vec<Option<Bytes>>, now_ns: u64) {
-        let can_fill = self.links.writer().is_some();
-        let (mut fills, mut filling) = (Vec::new(), Vec::new());
+    fn load_failed(&mut self, flights: Vec<Id>, error: &LoadError, now_ns: u64) {
+        Counters::add(&self.counters.errors, 1);
+        let mut back = Vec::new();
+        for id in flights {
+            self.count_waiters(id);
+            if let Some(flight) = self.flights.get(id)
+                && let Some(token) = flight.lease
+            {
+                back.push(released(flight, token));
+            }
+            self.land(id, &Err(GuardError::Load(error.clone())), now_ns);
+        }
+        self.fill_leased(back, Vec::new(), now_ns);
+    }
+
+    fn take_loaded(&mut self, flights: &[Id], values: Vec<Option<Bytes>>, asked_ns: u64, now_ns: u64) {
+        let (can_fill, leased) = (self.links.writer().is_some(), self.leases.in_use(now_ns));
+        let mut plain: (Vec<Fill>, Vec<Id>) = Default::default();
+        let mut under_lease: (Vec<LeasedFill>, Vec<Id>) = Default::default();
+        let mut absent = Vec::new();
         for (id, value) in flights.iter().zip(values) {
             self.count_waiters(*id);
-            let ttl_ms = (self.spread(ns(self.config.ttl)) / 1_000_000).max(1);
-            let Some(flight) = self.flights.get_mut(*id) else { continue };
-            let fill = can_fill && !flight.tainted && !self.links.is_deleting(&flight.key);
-            let (Some(value), true) = (&value, fill) else {
-                self.land(*id, &Ok(value), now_ns);
-                continue;
-            };
-            // Known to all who wait; the flight stays until the cache has it, so nobody loads it twice.
-            flight.stage = Stage::Filling(value.clone());
-            let (key, first, more) =
-                (flight.key.clone(), flight.first.take(), std::mem::take(&mut flight.more));
-            self.keep(&key, Some(value.clone()), now_ns);
-            self.answer_waiters(first, &more, &Ok(Some(value.clone())));
-            fills.push(Fill { key, value: value.clone(), ttl_ms });
-            filling.push(*id);
+            let Some(flight) = self.flights.get(*id) else { continue };
+            let kept = can_fill && !flight.tainted && !self.links.is_deleting(&flight.key);
+            let lease = flight.lease.filter(|_| kept);
+            match (value, lease) {
+                (Some(value), Some(token)) => {
+                    let fill = self.leased_fill(*id, value, token, asked_ns, now_ns);
+                    under_lease.0.extend(fill);
+                    under_lease.1.push(*id);
+                }
+                (Some(value), None) if kept && !leased => {
+                    plain.0.extend(self.plain_fill(*id, value, asked_ns, now_ns));
+                    plain.1.push(*id);
+                }
+                (value, lease) => {
+                    if let (None, Some(token)) = (&value, lease) {
+                        let ttl_ms = (ns(self.config.negative_ttl) / 1_000_000).max(1);
+                        absent
+                            .push(LeasedFill { found: Found::Absent { ttl_ms }, ..released(flight, token) });
+                    }
+                    self.land(*id, &Ok(value), now_ns);
+                }
+            }
         }
-        if !fills.is_empty() {
-            self.fill(fills, filling, now_ns);
+        if !plain.0.is_empty() {
+            self.fill(plain.0, plain.1, now_ns);
         }
+        self.fill_leased(under_lease.0, under_lease.1, now_ns);
+        self.fill_leased(absent, Vec::new(), now_ns);
+    }
+
+    fn leased_fill(
+        &mut self,
+        id: Id,
+        value: Bytes,
+        token: u64,
+        asked_ns: u64,
+        now_ns: u64,
+    ) -> Option<LeasedFill> {
+        let ttl_ms = self.start_filling(id, &value, asked_ns, now_ns);
+        let flight = self.flights.get(id)?;
+        Some(LeasedFill { found: Found::Value { value, ttl_ms }, ..released(flight, token) })
+    }
+
+    fn plain_fill(&mut self, id: Id, value: Bytes, asked_ns: u64, now_ns: u64) -> Option<Fill> {
+        let ttl_ms = self.start_filling(id, &value, asked_ns, now_ns);
+        let key = self.flights.get(id).map(|flight| flight.key.clone())?;
+        Some(Fill { key, value, ttl_ms })
+    }
+
+    /// Answers all who wait; the flight stays until the cache has the value, so nobody loads it twice. Returns the value's
+    /// time to live, milliseconds.
+    fn start_filling(&mut self, id: Id, value: &Bytes, asked_ns: u64, now_ns: u64) -> u64 {
+        let ttl_ms = (self.spread(ns(self.config.ttl)) / 1_000_000).max(1);
+        let expires_ns = now_ns.saturating_add(ttl_ms.saturating_mul(1_000_000));
+        let load_ns = now_ns.saturating_sub(asked_ns);
+        let Some(flight) = self.flights.get_mut(id) else { return ttl_ms };
+        flight.stage = Stage::Filling(Loaded { value: value.clone(), expires_ns, load_ns });
+        let (first, more) = (flight.first.take(), std::mem::take(&mut flight.more));
+        self.answer_waiters(first, &more, &Ok(Some(value.clone())));
+        ttl_ms
     }
 
     fn count_waiters(&self, id: Id) {

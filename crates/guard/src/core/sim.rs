@@ -164,7 +164,7 @@ impl Sim {
         while self.coming.peek().is_some_and(|Reverse((at, ..))| *at <= self.now_ns) {
             let Some(Reverse((_, _, coming))) = self.coming.pop() else { return };
             let event = match coming {
-                Coming::Up(link) => Event::Up { link },
+                Coming::Up(link) => Event::Up { link, leases: false },
                 Coming::Reply { link, keys } => {
                     let value = Some(Bytes::from_static(b"v"));
                     Event::Answers { link, answers: vec![Answer::Values(vec![value; keys])] }

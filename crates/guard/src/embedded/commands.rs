@@ -25,12 +25,12 @@ fn ok(out: &mut BytesMut) -> Outcome {
     Ok(())
 }
 
-fn integer(out: &mut BytesMut, n: i64) -> Outcome {
+pub(super) fn integer(out: &mut BytesMut, n: i64) -> Outcome {
     out.extend_from_slice(format!(":{n}\r\n").as_bytes());
     Ok(())
 }
 
-fn value(out: &mut BytesMut, value: Option<&[u8]>) {
+pub(super) fn value(out: &mut BytesMut, value: Option<&[u8]>) {
     match value {
         Some(value) => put_bulk(out, value),
         None => out.extend_from_slice(b"$-1\r\n"),
@@ -137,6 +137,7 @@ fn keyed(name: &[u8], args: &Words<'_>, db: usize, store: &mut Store, out: &mut 
             out.extend_from_slice(if store.contains(db, key) { b"+string\r\n" } else { b"+none\r\n" });
             Ok(())
         }
+        (b"EVAL", _) => super::leases::eval(args, db, store, out),
         (b"EXPIRE" | b"PEXPIRE" | b"TTL" | b"PTTL" | b"PERSIST", [_, ..]) => {
             return times(name, args, db, store, out);
         }
@@ -180,7 +181,7 @@ fn times(name: &[u8], args: &Words<'_>, db: usize, store: &mut Store, out: &mut 
     })
 }
 
-fn expiry(option: &[u8], number_text: &[u8], store: &Store) -> Result<i64, String> {
+pub(super) fn expiry(option: &[u8], number_text: &[u8], store: &Store) -> Result<i64, String> {
     let n = number(number_text).ok_or(NOT_INTEGER)?;
     let at = match option {
         b"EX" => n.checked_mul(1_000).and_then(|ms| ms.checked_add(store.now_ms())),

@@ -1,11 +1,12 @@
-//! RESP2 as a pipelining client: MGET, SET … PX … NX, DEL.
+//! RESP2 as a pipelining client: MGET, SET … PX … NX, DEL, and the scripts of leases.
 
 use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::scripts::{lease_name, put_claim, put_extend, put_leased_fill};
 use super::{VALUE_MAX, Violation, number, take_line};
-use crate::core::{Answer, Command};
+use crate::core::{Answer, Claimed, Command};
 
 const LINE_MAX: usize = 64 * 1024;
 
@@ -13,6 +14,10 @@ const LINE_MAX: usize = 64 * 1024;
 enum Owed {
     /// An array of this many bulk strings.
     Array(usize),
+    /// An array with the outcome of so many claims, made under this token.
+    Claims(usize, u64),
+    /// An array with the outcome of so many leased fills.
+    Fills(usize),
     /// This many single replies.
     Singles(usize),
 }
@@ -21,8 +26,10 @@ enum Owed {
 #[derive(Debug, Default)]
 pub(crate) struct Resp {
     owed: VecDeque<Owed>,
-    /// Inside an array: the values so far.
+    /// Inside an array: its elements so far.
     values: Option<Vec<Option<Bytes>>>,
+    claimed: Option<Vec<Claimed>>,
+    taken: Option<Vec<bool>>,
     seen: usize,
     error: Option<String>,
 }
@@ -57,8 +64,10 @@ fn put_header(out: &mut BytesMut, kind: u8, n: usize) {
     out.extend_from_slice(&digits[at..]);
 }
 
+#[derive(Debug)]
 enum Element {
     Bulk(Option<Bytes>),
+    Integer(i64),
     Other,
     Failed(String),
     Array(usize),
@@ -73,6 +82,18 @@ impl Resp {
                 keys.iter().for_each(|key| put_bulk(out, key));
                 self.owed.push_back(Owed::Array(keys.len()));
             }
+            Command::Claim(claim) => {
+                put_claim(out, claim);
+                self.owed.push_back(Owed::Claims(claim.wants.len(), claim.token));
+            }
+            Command::FillLeased(fills) => {
+                put_leased_fill(out, fills);
+                self.owed.push_back(Owed::Fills(fills.len()));
+            }
+            Command::Extend { leases, lease_ms } => {
+                put_extend(out, leases, *lease_ms);
+                self.owed.push_back(Owed::Singles(1));
+            }
             Command::Fill(fills) => {
                 for fill in fills {
                     put_array(out, 6);
@@ -86,9 +107,12 @@ impl Resp {
                 self.owed.push_back(Owed::Singles(fills.len()));
             }
             Command::Delete(keys) => {
-                put_array(out, keys.len() + 1);
+                put_array(out, keys.len() * 2 + 1);
                 put_bulk(out, b"DEL");
-                keys.iter().for_each(|key| put_bulk(out, key));
+                for key in keys {
+                    put_bulk(out, key);
+                    put_bulk(out, &lease_name(key));
+                }
                 self.owed.push_back(Owed::Singles(1));
             }
         }
@@ -104,7 +128,11 @@ impl Resp {
                 return Err(Violation("an answer to nothing that was asked"));
             };
             let done = match *owed {
-                Owed::Array(len) => self.array(len, bytes)?,
+                Owed::Array(len) => array(&mut self.values, len, bytes, value, Answer::Values)?,
+                Owed::Claims(len, token) => {
+                    array(&mut self.claimed, len, bytes, |element| claimed(element, token), Answer::Claimed)?
+                }
+                Owed::Fills(len) => array(&mut self.taken, len, bytes, taken, Answer::Filled)?,
                 Owed::Singles(len) => self.singles(len, bytes)?,
             };
             let Some(answer) = done else { return Ok(()) };
@@ -114,42 +142,71 @@ impl Resp {
         Ok(())
     }
 
-    fn array(&mut self, len: usize, bytes: &mut BytesMut) -> Result<Option<Answer>, Violation> {
-        if self.values.is_none() {
-            match element(bytes)? {
-                None => return Ok(None),
-                Some(Element::Array(n)) if n == len => self.values = Some(Vec::with_capacity(len.min(4_096))),
-                Some(Element::Array(_)) => {
-                    return Err(Violation("an array of another length than asked for"));
-                }
-                Some(Element::Failed(error)) => return Ok(Some(Answer::Failed(error))),
-                Some(_) => return Err(Violation("no array in answer to MGET")),
-            }
-        }
-        let Some(values) = &mut self.values else { return Ok(None) };
-        while values.len() < len {
-            match element(bytes)? {
-                None => return Ok(None),
-                Some(Element::Bulk(value)) => values.push(value),
-                Some(Element::Failed(_)) => values.push(None),
-                Some(_) => return Err(Violation("no bulk string in the answer to MGET")),
-            }
-        }
-        Ok(self.values.take().map(Answer::Values))
-    }
-
     fn singles(&mut self, len: usize, bytes: &mut BytesMut) -> Result<Option<Answer>, Violation> {
         while self.seen < len {
             match element(bytes)? {
                 None => return Ok(None),
                 Some(Element::Failed(error)) => self.error = self.error.take().or(Some(error)),
                 Some(Element::Array(_)) => return Err(Violation("an array in answer to a write")),
-                Some(Element::Bulk(_) | Element::Other) => {}
+                Some(Element::Bulk(_) | Element::Integer(_) | Element::Other) => {}
             }
             self.seen += 1;
         }
         self.seen = 0;
         Ok(Some(self.error.take().map_or(Answer::Done, Answer::Failed)))
+    }
+}
+
+/// An array of `len` elements, each understood by `read`; what is here so far is kept in `seen`.
+fn array<T>(
+    seen: &mut Option<Vec<T>>,
+    len: usize,
+    bytes: &mut BytesMut,
+    read: impl Fn(Element) -> Result<T, Violation>,
+    answer: fn(Vec<T>) -> Answer,
+) -> Result<Option<Answer>, Violation> {
+    if seen.is_none() {
+        match element(bytes)? {
+            None => return Ok(None),
+            Some(Element::Array(n)) if n == len => *seen = Some(Vec::with_capacity(len.min(4_096))),
+            Some(Element::Array(_)) => return Err(Violation("an array of another length than asked for")),
+            Some(Element::Failed(error)) => return Ok(Some(Answer::Failed(error))),
+            Some(_) => return Err(Violation("no array in answer to MGET or EVAL")),
+        }
+    }
+    let Some(elements) = seen else { return Ok(None) };
+    while elements.len() < len {
+        match element(bytes)? {
+            None => return Ok(None),
+            Some(found) => elements.push(read(found)?),
+        }
+    }
+    Ok(seen.take().map(answer))
+}
+
+fn value(element: Element) -> Result<Option<Bytes>, Violation> {
+    match element {
+        Element::Bulk(value) => Ok(value),
+        Element::Failed(_) => Ok(None),
+        _ => Err(Violation("no bulk string in the answer to MGET")),
+    }
+}
+
+fn claimed(element: Element, token: u64) -> Result<Claimed, Violation> {
+    match element {
+        Element::Bulk(Some(value)) => Ok(Claimed::Value(value)),
+        Element::Integer(0) => Ok(Claimed::Held),
+        Element::Integer(1) => Ok(Claimed::Won(token)),
+        Element::Integer(2) => Ok(Claimed::Absent),
+        Element::Integer(3) => Ok(Claimed::Refused),
+        _ => Err(Violation("no outcome in the answer to a claim")),
+    }
+}
+
+fn taken(element: Element) -> Result<bool, Violation> {
+    match element {
+        Element::Integer(n) => Ok(n == 1),
+        _ => Err(Violation("no outcome in the answer to a leased fill")),
     }
 }
 
@@ -166,7 +223,11 @@ fn element(bytes: &mut BytesMut) -> Result<Option<Element>, Violation> {
             let Some(line) = take_line(bytes, LINE_MAX)? else { return Ok(None) };
             Ok(Some(Element::Failed(String::from_utf8_lossy(&line[1..]).into_owned())))
         }
-        Some(b'+' | b':') => Ok(take_line(bytes, LINE_MAX)?.map(|_| Element::Other)),
+        Some(b'+') => Ok(take_line(bytes, LINE_MAX)?.map(|_| Element::Other)),
+        Some(b':') => {
+            let Some(line) = take_line(bytes, LINE_MAX)? else { return Ok(None) };
+            number(&line[1..]).map(|n| Some(Element::Integer(n))).ok_or(Violation("an integer that is none"))
+        }
         Some(_) => Err(Violation("a reply of unknown type")),
     }
 }

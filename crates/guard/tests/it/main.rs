@@ -4,6 +4,7 @@
 
 mod failure;
 mod herd;
+mod processes;
 mod proxy;
 mod servers;
 mod values;

@@ -23,27 +23,32 @@ fn round_trip(url: &str) {
     until("the cache has what was loaded", || cold.stats().fills as usize == asked.len() - 1);
     assert_eq!(cold.get_many(&asked, Lane::Urgent).unwrap(), expected);
     let stats = cold.stats();
+    // That a key does not exist is remembered beside the values, except on memcached.
+    let forgotten = u64::from(url.starts_with("memcached"));
     assert_eq!(
         (stats.lookups, stats.loads),
-        (2 * asked.len() as u64, asked.len() as u64 + 1),
+        (2 * asked.len() as u64, asked.len() as u64 + forgotten),
         "{url}: {stats:?}"
     );
     drop(cold);
-    // Another process finds the values in the cache; only what does not exist is asked for.
+    // Another process finds the values in the cache; at most what does not exist is asked for.
     let record = Record::new(Duration::ZERO);
     let warm = guard(url, &record, |_| {});
     assert_eq!(warm.get_many(&asked, Lane::Normal).unwrap(), expected, "{url}");
     let stats = warm.stats();
     assert_eq!(
-        (stats.cache_hits, stats.misses, stats.loads),
-        (asked.len() as u64 - 1, 1, 1),
+        (stats.cache_hits, stats.misses, stats.loads, stats.shared),
+        (asked.len() as u64 - 1, 1, forgotten, 1 - forgotten),
         "{url}: {stats:?}"
     );
     assert!(stats.round_trips < 200, "3,003 look-ups in {} round trips", stats.round_trips);
     // The near cache answers the same without any of both, absence included.
     assert_eq!(warm.get_many(&asked, Lane::Normal).unwrap(), expected);
     let after = warm.stats();
-    assert_eq!((after.near_hits, after.round_trips, after.loads), (asked.len() as u64, stats.round_trips, 1));
+    assert_eq!(
+        (after.near_hits, after.round_trips, after.loads),
+        (asked.len() as u64, stats.round_trips, forgotten)
+    );
     invalidation(&warm, &record, url);
 }
 
