@@ -238,7 +238,8 @@ pub struct GuardConfig {
     pub negative_ttl: Duration,
     /// Entries of the near cache in this process; 0 turns it off.
     pub near_capacity: usize,
-    /// How long the near cache may answer without asking the cache again (± 10 %).
+    /// How long the near cache may answer without asking the cache again (± 10 %). Where the cache tells of changes (Redis 6 and later), what
+    /// another client changes is answered for one trip longer, a few milliseconds; where it does not, or after a lost connection, for this long.
     pub near_ttl: Duration,
     /// For this long after `near_ttl` the old value is still answered while one look-up refreshes it; zero turns it off. A value behind which
     /// the record has changed without [`crate::Guard::invalidate`] is answered for at most 1.1 × (`ttl` + `near_ttl`) plus this.

@@ -11,9 +11,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::config::CacheUrl;
-use crate::core::{Command, Event, LinkId};
+use crate::core::{Abilities, Command, Event, LinkId};
 use crate::driver::{Inbox, Message};
-use crate::protocol::{Codec, Memcached, Resp, put_array, put_bulk};
+use crate::protocol::{Codec, Memcached, Resp, put_array, put_bulk, reply};
 
 const CONNECT_MAX: Duration = Duration::from_millis(500);
 const HANDSHAKE_MAX: Duration = Duration::from_secs(1);
@@ -43,9 +43,9 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Whether the server can hold leases.
-    pub(crate) fn can_lease(&self) -> bool {
-        self.shared.codec.lock().unwrap_or_else(PoisonError::into_inner).can_lease()
+    /// What the server can do.
+    pub(crate) fn abilities(&self) -> Abilities {
+        self.shared.codec.lock().unwrap_or_else(PoisonError::into_inner).abilities()
     }
 
     /// Writes at once as much as the socket takes; the rest follows when it can.
@@ -68,8 +68,8 @@ impl Connection {
 }
 
 /// Opens a connection in the background and reports `Opened` or `Refused`.
-pub(crate) async fn open(url: CacheUrl, link: LinkId, inbox: Arc<Inbox>) {
-    match ready(&url).await {
+pub(crate) async fn open(url: CacheUrl, tracking: bool, link: LinkId, inbox: Arc<Inbox>) {
+    match ready(&url, tracking).await {
         Ok((stream, codec)) => {
             let unsent = Mutex::new(BytesMut::with_capacity(4_096));
             let shared = Arc::new(Shared { stream, codec: Mutex::new(codec), unsent, flush: Notify::new() });
@@ -81,8 +81,8 @@ pub(crate) async fn open(url: CacheUrl, link: LinkId, inbox: Arc<Inbox>) {
     }
 }
 
-/// A connection that has logged in, chosen its database and answered a PING.
-pub(crate) async fn ready(url: &CacheUrl) -> Result<(TcpStream, Codec), String> {
+/// A connection that has logged in, chosen its database and answered a PING; with `tracking` also asked to tell of changes.
+pub(crate) async fn ready(url: &CacheUrl, tracking: bool) -> Result<(TcpStream, Codec), String> {
     let (host, port) = match url {
         CacheUrl::Redis { host, port, .. } | CacheUrl::Memcached { host, port } => (host.as_str(), *port),
         CacheUrl::Embedded => return Err("the embedded cache has no address yet".into()),
@@ -94,7 +94,7 @@ pub(crate) async fn ready(url: &CacheUrl) -> Result<(TcpStream, Codec), String> 
         Err(_) => return Err("no connection within 500 ms".into()),
     };
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
-    let codec = match timeout(HANDSHAKE_MAX, handshake(url, &mut stream)).await {
+    let codec = match timeout(HANDSHAKE_MAX, handshake(url, tracking, &mut stream)).await {
         Ok(done) => done?,
         Err(_) => return Err("no answer to the handshake within 1 s".into()),
     };
@@ -102,7 +102,7 @@ pub(crate) async fn ready(url: &CacheUrl) -> Result<(TcpStream, Codec), String> 
 }
 
 /// AUTH, SELECT and a PING: a connection that joins has already answered.
-async fn handshake(url: &CacheUrl, stream: &mut TcpStream) -> Result<Codec, String> {
+async fn handshake(url: &CacheUrl, tracking: bool, stream: &mut TcpStream) -> Result<Codec, String> {
     match url {
         CacheUrl::Redis { db, user, password, .. } => {
             if let Some(password) = password {
@@ -114,7 +114,8 @@ async fn handshake(url: &CacheUrl, stream: &mut TcpStream) -> Result<Codec, Stri
                 expect(stream, &[b"SELECT", db.to_string().as_bytes()], "+OK").await?;
             }
             expect(stream, &[b"PING"], "+PONG").await?;
-            Ok(Codec::Resp(Resp::default()))
+            let tracking = tracking && track(stream).await?;
+            Ok(Codec::Resp(Resp::new(tracking)))
         }
         _ => {
             stream.write_all(b"version\r\n").await.map_err(|error| error.to_string())?;
@@ -125,6 +126,23 @@ async fn handshake(url: &CacheUrl, stream: &mut TcpStream) -> Result<Codec, Stri
             Ok(Codec::Memcached(Memcached::of_version(version)))
         }
     }
+}
+
+/// Asks for RESP3 and to be told of changes to what this connection reads (Redis 6, client side caching); says whether the server does it.
+/// What this connection changes itself is not told.
+async fn track(stream: &mut TcpStream) -> Result<bool, String> {
+    for words in [&[&b"HELLO"[..], b"3"][..], &[b"CLIENT", b"TRACKING", b"ON", b"NOLOOP"]] {
+        let mut bytes = BytesMut::new();
+        put_array(&mut bytes, words.len());
+        words.iter().for_each(|word| put_bulk(&mut bytes, word));
+        stream.write_all(&bytes).await.map_err(|error| error.to_string())?;
+        bytes.clear();
+        reply::copy(stream, 1, &mut bytes).await.map_err(|error| error.to_string())?;
+        if bytes.starts_with(b"-") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 async fn expect(stream: &mut TcpStream, words: &[&[u8]], wanted: &str) -> Result<(), String> {

@@ -28,8 +28,8 @@ use bytes::Bytes;
 use rapidhash::fast::RandomState;
 
 pub(crate) use self::messages::{
-    Answer, Claim, Claimed, Command, Effect, Event, Fill, Found, LeasedFill, LinkId, LoadId, Reply, Values,
-    Want,
+    Abilities, Answer, Claim, Claimed, Command, Effect, Event, Fill, Found, LeasedFill, LinkId, LoadId,
+    Reply, Values, Want,
 };
 use crate::config::{GuardConfig, Lane, Objective};
 use crate::error::GuardError;
@@ -130,6 +130,8 @@ pub(crate) struct Core {
     recent_since_ns: u64,
     total: Histogram,
     keeps: Vec<Keep>,
+    /// Keys that the cache says were changed.
+    changed: Vec<Bytes>,
     outbox: Vec<(Reply, Values)>,
     random: u64,
     scratch: Vec<Waiting>,
@@ -164,6 +166,7 @@ impl Core {
             recent_since_ns: 0,
             total: Histogram::default(),
             keeps: Vec::new(),
+            changed: Vec::new(),
             outbox: Vec::new(),
             random: seed | 1,
             scratch: Vec::new(),
@@ -194,7 +197,7 @@ impl Core {
             }
             Event::Renew { entries } => self.on_renew(entries, now_ns),
             Event::Invalidate { keys } => self.on_invalidate(keys),
-            Event::Up { link, leases } => self.on_up(link, leases),
+            Event::Up { link, abilities } => self.on_up(link, abilities),
             Event::Refused { link, error } => self.on_refused(link, &error, now_ns),
             Event::Down { link, error } => self.on_down(link, &error, now_ns),
             Event::Answers { link, answers } => {
@@ -428,10 +431,14 @@ impl Core {
         self.outbox.push((request.reply, result));
     }
 
-    /// The near cache first, then the answers: who asks again at once finds the value near.
+    /// The near cache first, then the answers: who asks again at once finds the value near. What was changed goes after
+    /// what was read before it.
     fn flush(&mut self) {
         if !self.keeps.is_empty() {
             self.near.insert_many(self.keeps.drain(..), self.now_ns);
+        }
+        if !self.changed.is_empty() {
+            self.near.forget(self.changed.drain(..));
         }
         for (reply, result) in self.outbox.drain(..) {
             reply.send(result);
@@ -529,6 +536,14 @@ impl Core {
         self.tuner.settings()
     }
 
+    fn explain_near(&self) -> String {
+        match self.config.near_capacity {
+            0 => "off".into(),
+            _ if self.links.is_tracking() => "the cache tells of changes".into(),
+            _ => format!("asks again after {:?}: the cache does not tell of changes", self.config.near_ttl),
+        }
+    }
+
     pub(crate) fn explain(&self) -> Explain {
         let settings = self.tuner.settings();
         let mut recent = self.recent[0].clone();
@@ -554,6 +569,7 @@ impl Core {
             p99_ms: ms(recent.quantile_ns(0.99)),
             keys_per_s: self.tuner.rate(),
             rtt_us: self.tuner.rtt_ns() / 1e3,
+            near: self.explain_near(),
             breaker: if self.links.breaker_is_open() { "open" } else { "closed" },
             reason: self.tuner.reason().to_owned(),
         }

@@ -63,6 +63,8 @@ pub(crate) struct Report {
 pub(crate) struct Driver {
     pub(crate) core: Core,
     pub(crate) url: CacheUrl,
+    /// Ask connections to tell of changes: there is a near cache.
+    pub(crate) tracking: bool,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) loaders: Option<LoaderPool>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -92,9 +94,9 @@ impl Driver {
                 match message {
                     Message::Event(event) => self.core.on_event(event, now_ns),
                     Message::Opened(link, connection) => {
-                        let leases = connection.can_lease();
+                        let abilities = connection.abilities();
                         self.connections.insert(link, connection);
-                        self.core.on_event(Event::Up { link, leases }, now_ns);
+                        self.core.on_event(Event::Up { link, abilities }, now_ns);
                     }
                     Message::Stop => {
                         self.core.close();
@@ -139,7 +141,7 @@ impl Driver {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Open { link } => {
-                tokio::spawn(open(self.url.clone(), link, Arc::clone(&self.inbox)));
+                tokio::spawn(open(self.url.clone(), self.tracking, link, Arc::clone(&self.inbox)));
             }
             Effect::Close { link } => drop(self.connections.remove(&link)),
             Effect::Send { link, command } => {

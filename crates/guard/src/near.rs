@@ -2,6 +2,7 @@
 //!
 //! Readers take the lock once per 256 keys and only set a flag on a hit; the guard's thread is the only writer and
 //! takes it once per answered batch. Eviction is CLOCK: the hand passes over entries read since its last visit once.
+//! What other clients change is forgotten as soon as the cache tells (RESP3 client tracking), and by its own expiry in any case.
 //! A value read from the table is a reference-counted `Bytes`, so a hit copies no bytes.
 
 use std::hash::BuildHasher;
@@ -135,6 +136,26 @@ impl NearCache {
         }
     }
 
+    /// Answers nothing about `keys` until they are learnt again.
+    pub(crate) fn forget(&self, keys: impl Iterator<Item = Bytes>) {
+        if self.capacity == 0 {
+            return;
+        }
+        let mut table = self.table.write().expect("no writer panics while it holds the near cache");
+        for key in keys {
+            let hash = self.hasher.hash_one(key.as_ref());
+            if let Some(slot) = table.slot(hash, &key) {
+                table.entries[slot as usize].expire();
+            }
+        }
+    }
+
+    /// As [`NearCache::forget`], for all keys.
+    pub(crate) fn forget_all(&self) {
+        let mut table = self.table.write().expect("no writer panics while it holds the near cache");
+        table.entries.iter_mut().for_each(Entry::expire);
+    }
+
     /// Forgets `keys` and refuses to learn them again until `release` is called as often as this.
     pub(crate) fn block(&self, keys: &[Bytes]) {
         if self.capacity == 0 {
@@ -159,9 +180,8 @@ impl NearCache {
             };
             let entry = &mut table.entries[slot as usize];
             entry.blocked += 1;
+            entry.expire();
             entry.value = None;
-            entry.stale_until_ns = 0;
-            entry.fresh_until_ns = 0;
             entry.expires_ns = 0;
         }
     }
@@ -188,6 +208,13 @@ impl NearCache {
 }
 
 impl Entry {
+    /// The value stays for a moment to be compared with: read again unchanged, it is still this process's to renew.
+    fn expire(&mut self) {
+        self.fresh_until_ns = 0;
+        self.stale_until_ns = 0;
+        self.thought_from_ns = 0;
+    }
+
     fn learn(&mut self, keep: Keep, now_ns: u64) {
         // The same value read again from the cache: it still expires when this process said.
         let known = keep.expires_ns == 0 && self.expires_ns > now_ns && self.value == keep.value;

@@ -1,6 +1,7 @@
 //! What is said to the cache and heard from it: one answer per command, or the connection is given up.
 
 mod memcached;
+pub(crate) mod reply;
 mod resp;
 pub(crate) mod scripts;
 #[cfg(test)]
@@ -10,7 +11,7 @@ mod tests;
 
 use bytes::BytesMut;
 
-use crate::core::{Answer, Command};
+use crate::core::{Abilities, Answer, Command};
 
 pub(crate) use memcached::Memcached;
 pub(crate) use resp::Resp;
@@ -31,11 +32,11 @@ pub(crate) enum Codec {
 }
 
 impl Codec {
-    /// Whether the server can hold leases.
-    pub(crate) fn can_lease(&self) -> bool {
+    /// What the server can do.
+    pub(crate) fn abilities(&self) -> Abilities {
         match self {
-            Self::Resp(_) => true,
-            Self::Memcached(memcached) => memcached.has_meta(),
+            Self::Resp(resp) => Abilities { leases: true, tracking: resp.tracking },
+            Self::Memcached(memcached) => Abilities { leases: memcached.has_meta(), tracking: false },
         }
     }
 

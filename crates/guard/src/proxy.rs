@@ -7,8 +7,6 @@
 //!
 //! MGET says "nothing" to a key of another type where GET says WRONGTYPE, so a GET that finds nothing is asked once more as it stands.
 
-mod reply;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -24,7 +22,7 @@ use crate::connection::ready;
 use crate::embedded::request::Request;
 use crate::error::GuardError;
 use crate::guard::Guard;
-use crate::protocol::{put_array, put_bulk};
+use crate::protocol::{put_array, put_bulk, reply};
 use crate::stats::{Explain, GuardStats};
 
 /// Commands of one client taken together at most, so that one pipeline does not hold memory without bound.
@@ -296,7 +294,7 @@ impl Client {
 
     async fn upstream(&mut self) -> std::io::Result<&mut TcpStream> {
         if self.upstream.is_none() {
-            let opened = ready(&self.cache).await.map_err(std::io::Error::other);
+            let opened = ready(&self.cache, false).await.map_err(std::io::Error::other);
             self.upstream = Some(opened?.0);
         }
         self.upstream.as_mut().ok_or_else(|| std::io::Error::other("no connection to the cache"))

@@ -44,6 +44,8 @@ pub struct GuardStats {
     pub shared: u64,
     /// Values loaded ahead of their expiry.
     pub renewals: u64,
+    /// Changes by other clients that the cache told of, keys.
+    pub changes: u64,
     /// Connections opened since the start, the first included.
     pub connects: u64,
     /// Entries of the near cache now.
@@ -96,6 +98,8 @@ pub struct Explain {
     pub keys_per_s: f64,
     /// The shortest round trip seen lately, microseconds.
     pub rtt_us: f64,
+    /// How the near cache learns of changes by others.
+    pub near: String,
     /// `closed` (the cache answers) or `open` (it does not: the system of record is read).
     pub breaker: &'static str,
     /// The last decision and its reason, one sentence.
@@ -121,6 +125,7 @@ pub(crate) struct Counters {
     pub(crate) claims: AtomicU64,
     pub(crate) shared: AtomicU64,
     pub(crate) renewals: AtomicU64,
+    pub(crate) changes: AtomicU64,
     pub(crate) connects: AtomicU64,
     /// Keys handed over but not answered, by lane: the bound of each lane.
     pub(crate) pending: [AtomicUsize; 3],
@@ -162,6 +167,7 @@ impl Counters {
             claims: self.claims.load(Relaxed),
             shared: self.shared.load(Relaxed),
             renewals: self.renewals.load(Relaxed),
+            changes: self.changes.load(Relaxed),
             connects: self.connects.load(Relaxed),
             near_entries,
             settings,

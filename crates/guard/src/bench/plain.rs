@@ -37,7 +37,7 @@ impl Plain {
     ) -> Result<Self, GuardError> {
         let mut pool = Vec::new();
         for _ in 0..POOL {
-            pool.push(ready(url).await.map_err(GuardError::Start)?.0);
+            pool.push(ready(url, false).await.map_err(GuardError::Start)?.0);
         }
         Ok(Self {
             free: Semaphore::new(POOL),

@@ -103,6 +103,9 @@ impl Core {
     }
 
     pub(super) fn on_answer(&mut self, link_id: LinkId, answer: Answer, now_ns: u64) {
+        if let Answer::Changed(keys) = answer {
+            return self.on_changed(keys);
+        }
         let Some(link) = self.links.get_mut(link_id) else { return };
         let Some(outstanding) = link.outstanding.pop_front() else {
             self.on_down(link_id, "an answer to nothing that was asked", now_ns);
@@ -146,6 +149,18 @@ impl Core {
                 // Put back so that losing the link treats it as unanswered.
                 link.outstanding.push_front(Outstanding { what, sent_ns: outstanding.sent_ns });
                 self.on_down(link_id, "an answer of another kind than asked", now_ns);
+            }
+        }
+    }
+
+    /// Another client changed what lies in the near cache.
+    fn on_changed(&mut self, keys: Option<Vec<Bytes>>) {
+        Counters::add(&self.counters.changes, keys.as_ref().map_or(1, |keys| keys.len() as u64));
+        match keys {
+            Some(keys) => self.changed.extend(keys),
+            None => {
+                self.near.insert_many(self.keeps.drain(..), self.now_ns);
+                self.near.forget_all();
             }
         }
     }

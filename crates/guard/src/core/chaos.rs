@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::model::ModelCache;
-use super::{Answer, Command, Core, Effect, Event, LinkId, LoadId, Reply, Values};
+use super::{Abilities, Answer, Command, Core, Effect, Event, LinkId, LoadId, Reply, Values};
 use crate::config::{GuardConfig, Lane};
 use crate::error::LoadError;
 use crate::near::{NearCache, Pass};
@@ -208,7 +208,7 @@ impl World {
             return self.tell(p, Event::Refused { link, error: "refused".into() });
         }
         self.processes[p].links.insert(link, VecDeque::new());
-        self.tell(p, Event::Up { link, leases: true });
+        self.tell(p, Event::Up { link, abilities: Abilities { leases: true, tracking: false } });
     }
 
     fn load(&mut self, p: usize, trouble: bool) {

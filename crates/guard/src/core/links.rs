@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 use rapidhash::fast::RandomState;
 
-use super::{Command, Core, Effect, Fill, LinkId, TICK_NS};
+use super::{Abilities, Command, Core, Effect, Fill, LinkId, TICK_NS, ns};
 use crate::slab::Id;
 use crate::stats::Counters;
 use crate::tuner::Tuner;
@@ -52,6 +52,10 @@ pub(crate) struct Link {
     state: State,
     pub(super) outstanding: VecDeque<Outstanding>,
     pub(super) gets: u32,
+    /// Tells of changes to what it has read.
+    tracking: bool,
+    /// Draining: not before then.
+    closes_ns: u64,
 }
 
 /// All connections, oldest first, and the breaker's state.
@@ -92,6 +96,11 @@ impl Links {
     /// The oldest connection carries all writes, so that they keep their order.
     pub(super) fn writer(&self) -> Option<LinkId> {
         self.takes_work().map(|link| link.id).next()
+    }
+
+    /// Whether every connection that reads tells of changes.
+    pub(super) fn is_tracking(&self) -> bool {
+        self.ready() > 0 && self.takes_work().all(|link| link.tracking)
     }
 
     pub(super) fn ready(&self) -> u32 {
@@ -171,29 +180,36 @@ impl Core {
             let id = self.links.next_id;
             self.links.next_id += 1;
             self.links.next_open_ns = now_ns + self.spread(PACE_NS);
-            let link = Link { id, state: State::Opening, outstanding: VecDeque::new(), gets: 0 };
+            let (outstanding, gets) = (VecDeque::new(), 0);
+            let link = Link { id, state: State::Opening, outstanding, gets, tracking: false, closes_ns: 0 };
             self.links.links.push(link);
             self.effects.push(Effect::Open { link: id });
         }
+        let near_ns = ns(self.config.near_ttl + self.config.stale_while_revalidate).saturating_mul(11) / 10;
         if self.links.takes_work().count() > wanted
             && let Some(youngest) = self.links.links.iter_mut().rev().find(|link| link.state == State::Ready)
         {
             youngest.state = State::Draining;
+            // It still tells of changes to what was read on it, until the near cache has forgotten all of that.
+            youngest.closes_ns = if youngest.tracking { now_ns.saturating_add(near_ns) } else { 0 };
         }
-        let drained = |link: &Link| link.state == State::Draining && link.outstanding.is_empty();
+        let drained = |link: &Link| {
+            link.state == State::Draining && link.outstanding.is_empty() && now_ns >= link.closes_ns
+        };
         for link in self.links.links.iter().filter(|link| drained(link)) {
             self.effects.push(Effect::Close { link: link.id });
         }
         self.links.links.retain(|link| !drained(link));
     }
 
-    pub(super) fn on_up(&mut self, id: LinkId, leases: bool) {
+    pub(super) fn on_up(&mut self, id: LinkId, abilities: Abilities) {
         let Some(link) = self.links.get_mut(id) else {
             self.effects.push(Effect::Close { link: id });
             return;
         };
         link.state = State::Ready;
-        self.leases.support(leases);
+        link.tracking = abilities.tracking;
+        self.leases.support(abilities.leases);
         Counters::add(&self.counters.connects, 1);
         self.links.refusals = 0;
         if self.links.open {

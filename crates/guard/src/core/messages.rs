@@ -97,6 +97,15 @@ pub(crate) enum Found {
     Nothing,
 }
 
+/// What a cache can do beyond reading and writing; found out by each connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Abilities {
+    /// Leases on missing keys.
+    pub(crate) leases: bool,
+    /// Telling a connection that a key it has read was changed.
+    pub(crate) tracking: bool,
+}
+
 /// The cache's answer to one command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -110,6 +119,8 @@ pub(crate) enum Answer {
     Done,
     /// The cache said no, in its words.
     Failed(String),
+    /// To no command: these keys, read on this connection, were changed by somebody; `None`: any key may have been.
+    Changed(Option<Vec<Bytes>>),
 }
 
 /// One value or absence per key, in the order asked.
@@ -154,7 +165,7 @@ pub(crate) enum Event {
     },
     Up {
         link: LinkId,
-        leases: bool,
+        abilities: Abilities,
     },
     Refused {
         link: LinkId,

@@ -10,7 +10,7 @@ use std::sync::mpsc::sync_channel;
 
 use bytes::Bytes;
 
-use super::{Answer, Command, Core, Effect, Event, Reply};
+use super::{Abilities, Answer, Command, Core, Effect, Event, Reply};
 use crate::config::{GuardConfig, Lane, Objective};
 use crate::histogram::Histogram;
 use crate::near::NearCache;
@@ -164,7 +164,7 @@ impl Sim {
         while self.coming.peek().is_some_and(|Reverse((at, ..))| *at <= self.now_ns) {
             let Some(Reverse((_, _, coming))) = self.coming.pop() else { return };
             let event = match coming {
-                Coming::Up(link) => Event::Up { link, leases: false },
+                Coming::Up(link) => Event::Up { link, abilities: Abilities::default() },
                 Coming::Reply { link, keys } => {
                     let value = Some(Bytes::from_static(b"v"));
                     Event::Answers { link, answers: vec![Answer::Values(vec![value; keys])] }

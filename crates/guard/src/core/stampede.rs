@@ -12,7 +12,7 @@ use bytes::Bytes;
 use herdsman_host::Seed;
 
 use super::model::ModelCache;
-use super::{Answer, Command, Core, Effect, Event, LinkId, LoadId, Reply};
+use super::{Abilities, Answer, Command, Core, Effect, Event, LinkId, LoadId, Reply};
 use crate::config::{GuardConfig, Lane};
 use crate::histogram::Histogram;
 use crate::near::{NearCache, Pass};
@@ -146,7 +146,9 @@ impl Herd {
                 return self.settle(process);
             }
             Coming::Wake { process } => return self.settle(process),
-            Coming::Up { process, link } => (process, Event::Up { link, leases: true }),
+            Coming::Up { process, link } => {
+                (process, Event::Up { link, abilities: Abilities { leases: true, tracking: false } })
+            }
             Coming::Reply { process, link, answer } => {
                 (process, Event::Answers { link, answers: vec![answer] })
             }

@@ -1,11 +1,11 @@
-//! RESP2 as a pipelining client: MGET, SET … PX … NX, DEL, and the scripts of leases.
+//! RESP as a pipelining client: MGET, SET … PX … NX, DEL, the scripts of leases; RESP3 only adds nulls and news of changes.
 
 use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::scripts::{lease_name, put_claim, put_extend, put_leased_fill};
-use super::{VALUE_MAX, Violation, number, take_line};
+use super::{VALUE_MAX, Violation, number, reply, take_line};
 use crate::core::{Answer, Claimed, Command};
 
 const LINE_MAX: usize = 64 * 1024;
@@ -25,6 +25,8 @@ enum Owed {
 /// Answers owed, and the one that is half here.
 #[derive(Debug, Default)]
 pub(crate) struct Resp {
+    /// The server tells of changes to what this connection reads.
+    pub(super) tracking: bool,
     owed: VecDeque<Owed>,
     /// Inside an array: its elements so far.
     values: Option<Vec<Option<Bytes>>>,
@@ -74,6 +76,11 @@ enum Element {
 }
 
 impl Resp {
+    /// For a connection that is (or is not) told of changes.
+    pub(crate) fn new(tracking: bool) -> Self {
+        Self { tracking, ..Self::default() }
+    }
+
     pub(super) fn encode(&mut self, command: &Command, out: &mut BytesMut) {
         match command {
             Command::Get(keys) => {
@@ -124,6 +131,11 @@ impl Resp {
         answers: &mut Vec<Answer>,
     ) -> Result<(), Violation> {
         while !bytes.is_empty() {
+            if self.tracking && bytes.first() == Some(&b'>') {
+                let Some(end) = reply::length(bytes).map_err(Violation)? else { return Ok(()) };
+                answers.extend(changed(&bytes.split_to(end)));
+                continue;
+            }
             let Some(owed) = self.owed.front() else {
                 return Err(Violation("an answer to nothing that was asked"));
             };
@@ -184,6 +196,18 @@ fn array<T>(
     Ok(seen.take().map(answer))
 }
 
+/// A whole push: `>2`, `invalidate`, and an array of keys or a null. Others are nothing to us.
+fn changed(push: &[u8]) -> Option<Answer> {
+    let rest = push.strip_prefix(b">2\r\n$10\r\ninvalidate\r\n")?;
+    let mut rest = BytesMut::from(rest);
+    let Ok(Some(Element::Array(len))) = element(&mut rest) else { return Some(Answer::Changed(None)) };
+    let key = |_| match element(&mut rest) {
+        Ok(Some(Element::Bulk(key))) => key,
+        _ => None,
+    };
+    Some(Answer::Changed(Some((0..len).map_while(key).collect())))
+}
+
 fn value(element: Element) -> Result<Option<Bytes>, Violation> {
     match element {
         Element::Bulk(value) => Ok(value),
@@ -223,6 +247,7 @@ fn element(bytes: &mut BytesMut) -> Result<Option<Element>, Violation> {
             let Some(line) = take_line(bytes, LINE_MAX)? else { return Ok(None) };
             Ok(Some(Element::Failed(String::from_utf8_lossy(&line[1..]).into_owned())))
         }
+        Some(b'_') => Ok(take_line(bytes, LINE_MAX)?.map(|_| Element::Bulk(None))),
         Some(b'+') => Ok(take_line(bytes, LINE_MAX)?.map(|_| Element::Other)),
         Some(b':') => {
             let Some(line) = take_line(bytes, LINE_MAX)? else { return Ok(None) };

@@ -28,7 +28,7 @@ end
 return out";
 
 /// `ARGV` per key: token, what was found (`value`, `absent`, `nothing`), milliseconds to live, value, `new` or `renew`, the value to
-/// renew. Answers per key: 1 taken, 0 refused.
+/// renew. Answers per key: 1 taken, 0 refused. What was written is read, so that a change to it is told to its writer.
 pub(crate) const FILL: &str = "\
 local out = {}
 for i = 1, #KEYS, 2 do
@@ -39,10 +39,13 @@ for i = 1, #KEYS, 2 do
     redis.call('DEL', KEYS[i + 1])
     if kind == 'new' and found == 'value' then
       taken = redis.call('SET', KEYS[i], value, 'PX', ttl, 'NX')
+      redis.pcall('GET', KEYS[i])
     else
       local now = redis.pcall('GET', KEYS[i])
       taken = not now or (kind == 'renew' and now == old)
-      if taken and found == 'value' then redis.call('SET', KEYS[i], value, 'PX', ttl)
+      if taken and found == 'value' then
+        redis.call('SET', KEYS[i], value, 'PX', ttl)
+        redis.call('GET', KEYS[i])
       elseif taken and found == 'absent' then
         redis.call('DEL', KEYS[i])
         redis.call('SET', KEYS[i + 1], '-', 'PX', ttl)

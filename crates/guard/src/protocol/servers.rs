@@ -245,6 +245,10 @@ fn an_old_memcached_is_not_asked_for_leases() {
     for (version, expected) in
         [("1.5.22", false), ("1.6.0", true), ("1.6.18", true), ("2.0", true), ("?", false)]
     {
-        assert_eq!(Codec::Memcached(Memcached::of_version(version)).can_lease(), expected, "{version}");
+        assert_eq!(
+            Codec::Memcached(Memcached::of_version(version)).abilities().leases,
+            expected,
+            "{version}"
+        );
     }
 }

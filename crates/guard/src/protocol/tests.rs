@@ -43,6 +43,25 @@ fn resp_answers_match_their_commands_in_any_pieces() {
 }
 
 #[test]
+fn news_of_changes_come_between_the_answers_in_any_pieces() {
+    let stream = b">2\r\n$10\r\ninvalidate\r\n*2\r\n$1\r\na\r\n$3\r\nb\r\n\r\n*1\r\n_\r\n>2\r\n$10\r\ninvalidate\r\n_\r\n>1\r\n+other\r\n+OK\r\n";
+    for step in 1..stream.len() {
+        let mut codec = Codec::Resp(Resp::new(true));
+        let mut out = BytesMut::new();
+        codec.encode(&Command::Get(keys(&["a"])), &mut out);
+        codec.encode(&Command::Delete(keys(&["a"])), &mut out);
+        let expected = vec![
+            Answer::Changed(Some(keys(&["a", "b\r\n"]))),
+            Answer::Values(vec![None]),
+            Answer::Changed(None),
+            Answer::Done,
+        ];
+        assert_eq!(hear(&mut codec, stream, step), Ok(expected), "pieces of {step}");
+    }
+    assert!(hear(&mut Codec::Resp(Resp::default()), stream, 7).is_err(), "not asked to tell");
+}
+
+#[test]
 fn memcached_answers_match_their_commands_in_any_pieces() {
     let stream =
         b"VALUE a 0 1\r\nA\r\nVALUE c 7 4\r\nC\r\nC\r\nEND\r\nSTORED\r\nNOT_STORED\r\nDELETED\r\nEND\r\n";

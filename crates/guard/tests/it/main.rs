@@ -7,4 +7,5 @@ mod herd;
 mod processes;
 mod proxy;
 mod servers;
+mod tracking;
 mod values;

@@ -72,8 +72,15 @@ impl Progress {
     }
 }
 
+/// The length of the one reply at the head of `bytes`; `None` while it is incomplete.
+pub(super) fn length(bytes: &[u8]) -> Result<Option<usize>, &'static str> {
+    let mut progress = Progress { open: vec![1], bulk: 0 };
+    let end = progress.advance(bytes)?;
+    Ok(progress.is_done().then_some(end))
+}
+
 /// Copies exactly `replies` replies from `reader` to the end of `out`.
-pub(super) async fn copy(
+pub(crate) async fn copy(
     reader: &mut (impl AsyncRead + Unpin),
     replies: usize,
     out: &mut BytesMut,
