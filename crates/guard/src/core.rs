@@ -8,6 +8,7 @@
 mod batches;
 #[cfg(test)]
 mod chaos;
+mod explain;
 mod leases;
 mod links;
 mod loads;
@@ -37,7 +38,7 @@ use crate::histogram::Histogram;
 use crate::lanes::{Lanes, Waiting};
 use crate::near::{Keep, NearCache};
 use crate::slab::{Id, Slab};
-use crate::stats::{Counters, Explain, LaneDepths};
+use crate::stats::Counters;
 use crate::tuner::{Measurement, Settings, Tuner};
 
 /// One interval of measurement and housekeeping.
@@ -123,6 +124,7 @@ pub(crate) struct Core {
     loads: loads::Loads,
     leases: leases::Leases,
     tuner: Tuner,
+    history: explain::History,
     interval: Interval,
     idle: bool,
     next_tick_ns: u64,
@@ -158,6 +160,7 @@ impl Core {
             links: links::Links::default(),
             loads: loads::Loads::new(config.degraded_loads_per_s),
             leases: leases::Leases::new(config.lease),
+            history: explain::History::new(tuner.settings()),
             tuner,
             interval: Interval::default(),
             idle: true,
@@ -462,7 +465,9 @@ impl Core {
             let quiet = m.arrivals == 0 && m.batches == 0;
             if !quiet {
                 let tuner = std::mem::replace(&mut self.tuner, Tuner::new(Objective::AsLowAsPossible));
+                let before = tuner.settings();
                 self.tuner = tuner.step(&self.interval.m, now_ns);
+                self.history.note(before, self.tuner.settings(), self.tuner.reason(), now_ns);
             }
             self.interval.m = Measurement::default();
             self.interval.latency.clear();
@@ -534,45 +539,6 @@ impl Core {
 
     pub(crate) fn settings(&self) -> Settings {
         self.tuner.settings()
-    }
-
-    fn explain_near(&self) -> String {
-        match self.config.near_capacity {
-            0 => "off".into(),
-            _ if self.links.is_tracking() => "the cache tells of changes".into(),
-            _ => format!("asks again after {:?}: the cache does not tell of changes", self.config.near_ttl),
-        }
-    }
-
-    pub(crate) fn explain(&self) -> Explain {
-        let settings = self.tuner.settings();
-        let mut recent = self.recent[0].clone();
-        recent.merge(&self.recent[1]);
-        Explain {
-            cache: self.config.cache.to_string(),
-            objective: match self.config.objective {
-                Objective::AsLowAsPossible => "p99 as low as possible, then the fewest requests".into(),
-                Objective::P99(limit) => format!("p99 within {limit:?} with the fewest requests"),
-            },
-            batch_size: settings.batch_size,
-            linger_us: settings.linger_us,
-            connections: settings.connections,
-            connections_ready: self.links.ready(),
-            depth: settings.depth,
-            in_flight: self.links.in_flight(),
-            queued: LaneDepths {
-                urgent: self.lanes.depth(Lane::Urgent),
-                normal: self.lanes.depth(Lane::Normal),
-                bulk: self.lanes.depth(Lane::Bulk),
-            },
-            p50_ms: ms(recent.quantile_ns(0.5)),
-            p99_ms: ms(recent.quantile_ns(0.99)),
-            keys_per_s: self.tuner.rate(),
-            rtt_us: self.tuner.rtt_ns() / 1e3,
-            near: self.explain_near(),
-            breaker: if self.links.breaker_is_open() { "open" } else { "closed" },
-            reason: self.tuner.reason().to_owned(),
-        }
     }
 }
 

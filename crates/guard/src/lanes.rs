@@ -5,6 +5,11 @@ use std::collections::VecDeque;
 use crate::config::Lane;
 use crate::slab::Id;
 
+/// Of a full batch one place in so many is kept for the normal lane …
+pub(crate) const NORMAL_SHARE: usize = 8;
+/// … and for the bulk lane (at least one of eight keys), as long as these have keys waiting.
+pub(crate) const BULK_SHARE: usize = 32;
+
 /// A key that waits for a place in a batch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Waiting {
@@ -41,11 +46,10 @@ impl Lanes {
         self.queues.iter().filter_map(|queue| queue.front()).map(|waiting| waiting.since_ns).min()
     }
 
-    /// Takes up to `room` keys. Urgent fills first, but of a full batch one eighth is kept for normal and one
-    /// thirty-second (at least one key of eight) for bulk, as long as these have keys waiting.
+    /// Takes up to `room` keys. Urgent fills first, but for the shares of the others.
     pub(crate) fn take(&mut self, room: usize, out: &mut Vec<Waiting>) {
-        let normal_share = self.queues[1].len().min(room / 8);
-        let bulk_share = self.queues[2].len().min((room / 32).max(usize::from(room >= 8)));
+        let normal_share = self.queues[1].len().min(room / NORMAL_SHARE);
+        let bulk_share = self.queues[2].len().min((room / BULK_SHARE).max(usize::from(room >= 8)));
         let mut left = room;
         for (lane, kept_back) in [(0, normal_share + bulk_share), (1, bulk_share), (2, 0)] {
             let n = self.queues[lane].len().min(left - kept_back.min(left));

@@ -5,6 +5,8 @@
 //! database, HELLO 3, MULTI, SUBSCRIBE, blocking commands, …) turns it into a plain pipe from then on. An answer was always read from the
 //! cache after it was asked for: who has written sees what it wrote.
 //!
+//! `HERDSMAN EXPLAIN` is answered by the guard itself, with what it has chosen and why, in JSON.
+//!
 //! MGET says "nothing" to a key of another type where GET says WRONGTYPE, so a GET that finds nothing is asked once more as it stands.
 
 use std::net::SocketAddr;
@@ -106,6 +108,27 @@ impl Drop for Proxy {
     }
 }
 
+/// What the guard of the sidecar at `addr` has chosen and why: the JSON of its [`Explain`] and [`GuardStats`].
+///
+/// # Errors
+/// When nobody listens there, or somebody else.
+pub fn explain_at(addr: SocketAddr) -> std::io::Result<String> {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let mut stream = std::net::TcpStream::connect(addr)?;
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+    stream.write_all(b"HERDSMAN EXPLAIN\r\n")?;
+    let (mut reader, mut header) = (BufReader::new(stream), String::new());
+    reader.read_line(&mut header)?;
+    let len = header.trim_end().strip_prefix('$').and_then(|len| len.parse::<usize>().ok());
+    let Some(len) = len.filter(|len| *len < 1 << 20) else {
+        let text = format!("{addr} is no herdsman guard: it says {:?}", header.trim_end());
+        return Err(std::io::Error::other(text));
+    };
+    let mut told = vec![0; len];
+    reader.read_exact(&mut told)?;
+    String::from_utf8(told).map_err(std::io::Error::other)
+}
+
 async fn serve(
     listener: std::net::TcpListener,
     cache: CacheUrl,
@@ -146,6 +169,8 @@ enum Kind {
     Get,
     Mget,
     Pass,
+    /// The guard tells about itself.
+    Explain,
     /// The connection becomes a pipe.
     Pipe,
 }
@@ -156,6 +181,7 @@ fn kind_of(words: &[&[u8]], database: u32) -> Kind {
     match (name.as_slice(), &words[1..]) {
         (b"GET", [_]) => Kind::Get,
         (b"MGET", [_, ..]) => Kind::Mget,
+        (b"HERDSMAN", _) => Kind::Explain,
         (b"SELECT", [db]) if *db == database.to_string().as_bytes() => Kind::Pass,
         (b"HELLO", []) => Kind::Pass,
         (b"HELLO", [version]) if *version == b"2" => Kind::Pass,
@@ -223,6 +249,12 @@ impl Client {
                         self.answer(&mut group).await?;
                         return self.pipe(bytes).await;
                     }
+                    if kind == Kind::Explain {
+                        self.answer(&mut group).await?;
+                        let _ = bytes.split_to(used);
+                        self.tell().await?;
+                        continue;
+                    }
                     let shared = kind != Kind::Pass;
                     if group.len() >= GROUP_MAX || (group.len() > 0 && group.shared != shared) {
                         break;
@@ -237,6 +269,14 @@ impl Client {
                 self.answer(&mut group).await?;
             }
         }
+    }
+
+    async fn tell(&mut self) -> std::io::Result<()> {
+        let told = serde_json::json!({ "explain": self.guard.explain(), "stats": self.guard.stats() });
+        put_bulk(&mut self.out, told.to_string().as_bytes());
+        self.stream.write_all(&self.out).await?;
+        self.out.clear();
+        Ok(())
     }
 
     async fn answer(&mut self, group: &mut Group) -> std::io::Result<()> {

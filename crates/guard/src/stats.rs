@@ -100,10 +100,46 @@ pub struct Explain {
     pub rtt_us: f64,
     /// How the near cache learns of changes by others.
     pub near: String,
+    /// Whether processes share their loads.
+    pub leases: &'static str,
     /// `closed` (the cache answers) or `open` (it does not: the system of record is read).
     pub breaker: &'static str,
     /// The last decision and its reason, one sentence.
     pub reason: String,
+    /// How often the settings were changed.
+    pub changes_total: u64,
+    /// The latest of these changes, the last one first.
+    pub changes: Vec<Change>,
+    /// What a person would have had to set, and how far it has moved.
+    pub by_hand: Vec<ByHand>,
+}
+
+/// One change of settings.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Change {
+    /// How long ago, seconds.
+    pub seconds_ago: f64,
+    /// Before.
+    pub from: Settings,
+    /// After.
+    pub to: Settings,
+    /// Why, one sentence.
+    pub reason: String,
+}
+
+/// A setting that other clients of a cache ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ByHand {
+    /// What it is called elsewhere.
+    pub setting: &'static str,
+    /// What it is counted in.
+    pub unit: &'static str,
+    /// What the guard uses now.
+    pub now: String,
+    /// The lowest that was right since the start.
+    pub lowest: String,
+    /// The highest.
+    pub highest: String,
 }
 
 /// Counters that callers and the guard's thread share.

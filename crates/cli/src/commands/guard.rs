@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use herdsman_guard::CacheUrl;
+use serde_json::Value;
 
 use crate::failure::Failure;
 
@@ -30,11 +31,14 @@ enum Action {
         #[arg(long, value_name = "TIME", value_parser = duration)]
         p99: Option<Duration>,
     },
-    /// What the guards of a running server have chosen, and why
+    /// What the guards of a running server or sidecar have chosen, and why
     Explain {
-        /// Server
+        /// Server, or the sidecar's redis://host:port
         #[arg(default_value = "http://127.0.0.1:8088")]
         url: String,
+        /// JSON instead of text
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -57,7 +61,7 @@ impl GuardCommand {
     pub fn run(self) -> Result<(), Failure> {
         match self.action {
             Action::Proxy { listen, cache, p99 } => proxy(listen, &cache, p99),
-            Action::Explain { url } => explain(&url),
+            Action::Explain { url, json } => explain(&url, json),
         }
     }
 }
@@ -81,12 +85,83 @@ fn proxy(listen: SocketAddr, cache: &str, p99: Option<Duration>) -> Result<(), F
     Ok(())
 }
 
-fn explain(url: &str) -> Result<(), Failure> {
+fn explain(url: &str, json: bool) -> Result<(), Failure> {
+    let guards: Value = match url.strip_prefix("redis://") {
+        Some(place) => {
+            let no_address = |error| Failure::usage(format!("{url} is no sidecar's address: {error}"));
+            let addr = place.trim_end_matches('/').parse().map_err(no_address)?;
+            let told = herdsman_guard::proxy::explain_at(addr);
+            let told = told.map_err(|error| Failure::new(format!("no guard at {addr}: {error}")))?;
+            serde_json::json!({ place: serde_json::from_str::<Value>(&told)? })
+        }
+        None => from_server(url)?,
+    };
+    if json {
+        println!("{guards:#}");
+        return Ok(());
+    }
+    let Some(guards) = guards.as_object().filter(|guards| !guards.is_empty()) else {
+        println!("no guard: no cache-backed table has been declared");
+        return Ok(());
+    };
+    for (name, guard) in guards {
+        print(name, &guard["explain"]);
+    }
+    Ok(())
+}
+
+fn from_server(url: &str) -> Result<Value, Failure> {
     let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     let response = ureq::get(format!("{}/guards", url.trim_end_matches('/'))).call().map_err(|error| {
         Failure::new(format!("no server at {url}: {error}; start one with herdsman serve"))
     })?;
-    let guards: serde_json::Value = serde_json::from_reader(response.into_body().into_reader())?;
-    println!("{guards:#}");
-    Ok(())
+    Ok(serde_json::from_reader(response.into_body().into_reader())?)
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn settings(value: &Value) -> String {
+    format!(
+        "batch {}, linger {} us, {} connections of depth {}",
+        value["batch_size"], value["linger_us"], value["connections"], value["depth"]
+    )
+}
+
+fn print(name: &str, explain: &Value) {
+    println!("{name}: {} · breaker {}", text(&explain["cache"]), text(&explain["breaker"]));
+    println!("  objective  {}", text(&explain["objective"]));
+    println!(
+        "  now        {} ({} ready, {} batches under way)",
+        settings(explain),
+        explain["connections_ready"],
+        explain["in_flight"]
+    );
+    let queued = &explain["queued"];
+    println!(
+        "  lanes      {} urgent, {} normal, {} bulk keys wait",
+        queued["urgent"], queued["normal"], queued["bulk"]
+    );
+    let figure = |name: &str| explain[name].as_f64().unwrap_or(0.0);
+    println!(
+        "  measured   {:.0} keys/s past the near cache, round trip {:.0} us, p50 {:.2} ms, p99 {:.2} ms",
+        figure("keys_per_s"),
+        figure("rtt_us"),
+        figure("p50_ms"),
+        figure("p99_ms")
+    );
+    println!("  near cache {}", text(&explain["near"]));
+    println!("  leases     {}", text(&explain["leases"]));
+    println!("  why        {}", text(&explain["reason"]));
+    for change in explain["changes"].as_array().into_iter().flatten() {
+        let ago = change["seconds_ago"].as_f64().unwrap_or(0.0);
+        println!("  {ago:>8.1} s ago: {} ({})", settings(&change["to"]), text(&change["reason"]));
+    }
+    println!("  by hand, somebody would have set (now; lowest and highest that were right since the start):");
+    for by in explain["by_hand"].as_array().into_iter().flatten() {
+        let (now, low, high) = (text(&by["now"]), text(&by["lowest"]), text(&by["highest"]));
+        let range = if low == high { String::new() } else { format!("; {low} to {high}") };
+        println!("    {:<48} {now} {}{range}", text(&by["setting"]), text(&by["unit"]));
+    }
 }

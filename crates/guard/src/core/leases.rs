@@ -67,6 +67,14 @@ impl Leases {
         self.lease_ns > 0 && self.supported && now_ns >= self.refused_until_ns
     }
 
+    pub(super) fn explain(&self, now_ns: u64) -> &'static str {
+        match (self.lease_ns, self.in_use(now_ns)) {
+            (0, _) => "off",
+            (_, true) => "one process loads a missing key",
+            (_, false) => "refused by the cache: each process loads a missing key",
+        }
+    }
+
     /// What a new connection found out about its server.
     pub(super) fn support(&mut self, supported: bool) {
         self.supported = supported;

@@ -47,6 +47,32 @@ fn a_client_of_the_sidecar_sees_what_a_client_of_redis_sees() {
 }
 
 #[test]
+fn the_sidecar_explains_itself_between_commands() {
+    let Some(redis) = servers::redis() else { return };
+    let proxy = proxy_for(redis.port);
+    let said = talk(proxy.addr(), "SET a 1\r\nHERDSMAN EXPLAIN\r\nGET a\r\n");
+    assert!(said.starts_with("+OK\r\n$") && said.contains("\r\n$1\r\n1\r\n"), "in order: {said}");
+    for n in 0..2_000 {
+        talk(proxy.addr(), &format!("MGET k{n} k{}\r\n", n + 1));
+    }
+    until("the tuner has measured", || {
+        let told = herdsman_guard::proxy::explain_at(proxy.addr()).unwrap();
+        let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+        told["explain"]["rtt_us"].as_f64().is_some_and(|us| us > 0.0)
+    });
+    let explain = serde_json::to_value(proxy.explain()).unwrap();
+    let names: Vec<_> = explain["by_hand"].as_array().unwrap().iter().map(|by| &by["setting"]).collect();
+    assert_eq!(names[..4], ["batch size", "linger", "pool size", "pipeline depth"]);
+    assert_eq!(explain["by_hand"][2]["now"], explain["connections"].to_string());
+    assert_eq!(
+        explain["changes_total"].as_u64().unwrap().min(16),
+        explain["changes"].as_array().unwrap().len() as u64
+    );
+    let refused = herdsman_guard::proxy::explain_at(([127, 0, 0, 1], redis.port).into()).unwrap_err();
+    assert!(refused.to_string().contains("no herdsman guard"), "{refused}");
+}
+
+#[test]
 fn redis_benchmark_runs_through_the_sidecar_in_fewer_requests() {
     let Some(redis) = servers::redis() else { return };
     let proxy = proxy_for(redis.port);

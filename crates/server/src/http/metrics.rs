@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use herdsman_broker::{BrokerMetrics, TopicMetrics};
-use herdsman_guard::GuardStats;
+use herdsman_guard::{Explain, GuardStats};
 use herdsman_stream::runtime::QueryStatus;
 
 use super::Rooms;
@@ -67,11 +67,18 @@ fn queries(rooms: &Rooms, text: &mut Text) {
 
 fn guards(rooms: &Rooms, text: &mut Text) {
     let stats: Vec<_> = rooms.guards.iter().map(|(name, guard)| (name, guard.stats())).collect();
-    let families: Families<GuardStats, 6> = [
+    let families: Families<GuardStats, 11> = [
         ("guard_lookups_total", "Look-ups asked for.", |stats| stats.lookups),
         ("guard_round_trips_total", "Requests sent to the cache.", |stats| stats.round_trips),
         ("guard_misses_total", "Keys the cache did not have.", |stats| stats.misses),
         ("guard_loads_total", "Keys asked of the system of record.", |stats| stats.loads),
+        ("guard_shared_total", "Misses that another process's load answered.", |stats| stats.shared),
+        ("guard_claims_total", "Leases asked for, repeated claims included.", |stats| stats.claims),
+        ("guard_renewals_total", "Values loaded ahead of their expiry.", |stats| stats.renewals),
+        ("guard_fills_refused_total", "Values not written because their lease was gone.", |stats| {
+            stats.fills_refused
+        }),
+        ("guard_changes_total", "Changes by other clients that the cache told of.", |stats| stats.changes),
         ("guard_sheds_total", "Look-ups refused or shed.", |stats| stats.sheds),
         ("guard_errors_total", "Cache requests and loads that failed.", |stats| stats.errors),
     ];
@@ -81,13 +88,27 @@ fn guards(rooms: &Rooms, text: &mut Text) {
             text.sample(name, &[("cache", cache)], value(stats));
         }
     }
-    text.family("guard_batch_keys", "gauge", "Batch size that the tuner has chosen.");
-    for (cache, guard) in &rooms.guards {
-        text.sample("guard_batch_keys", &[("cache", cache)], guard.explain().batch_size);
+    let explained: Vec<_> = rooms.guards.iter().map(|(name, guard)| (name, guard.explain())).collect();
+    let gauges: Families<Explain, 6> = [
+        ("guard_batch_keys", "Batch size that the tuner has chosen.", |guard| guard.batch_size.into()),
+        ("guard_linger_microseconds", "Linger that the tuner has chosen.", |guard| guard.linger_us.into()),
+        ("guard_connections", "Connections that the tuner has chosen.", |guard| guard.connections.into()),
+        ("guard_depth", "Batches under way per connection.", |guard| guard.depth.into()),
+        ("guard_in_flight", "Batches under way.", |guard| guard.in_flight.into()),
+        ("guard_tuner_changes", "How often the tuner has changed its settings.", |guard| guard.changes_total),
+    ];
+    for (name, help, value) in gauges {
+        text.family(name, "gauge", help);
+        for (cache, guard) in &explained {
+            text.sample(name, &[("cache", cache)], value(guard));
+        }
     }
-    text.family("guard_connections", "gauge", "Connections that the tuner has chosen.");
-    for (cache, guard) in &rooms.guards {
-        text.sample("guard_connections", &[("cache", cache)], guard.explain().connections);
+    text.family("guard_queue_depth", "gauge", "Keys waiting in each lane.");
+    for (cache, guard) in &explained {
+        let queued = guard.queued;
+        for (lane, keys) in [("urgent", queued.urgent), ("normal", queued.normal), ("bulk", queued.bulk)] {
+            text.sample("guard_queue_depth", &[("cache", cache), ("lane", lane)], keys);
+        }
     }
 }
 
