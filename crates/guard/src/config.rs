@@ -246,7 +246,7 @@ pub struct GuardConfig {
     pub stale_while_revalidate: Duration,
     /// How long a lease on a missing key lives in the cache: one process at a time loads it, and if that dies another takes over
     /// within this time (memcached counts whole seconds: at least two). A load that takes longer keeps its lease. Zero turns leases
-    /// off: then only look-ups of one process share a load.
+    /// off: then only look-ups of one process share a load, as with the embedded cache, which no other process knows.
     pub lease: Duration,
     /// Queries in flight at the system of record at most, and threads that run them.
     pub loaders: usize,

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use herdsman_host::{Clock, Seed};
@@ -92,7 +93,7 @@ impl Guard {
     }
 
     fn start(
-        config: GuardConfig,
+        mut config: GuardConfig,
         loader: Option<&Arc<dyn Loader>>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, GuardError> {
@@ -109,11 +110,12 @@ impl Guard {
             let (host, port) = (server.addr().ip().to_string(), server.addr().port());
             url = CacheUrl::Redis { host, port, db: 0, user: String::new(), password: None };
             embedded = Some(server);
+            config.lease = Duration::ZERO; // nobody else knows its port: one flight in this process is one load
         }
         let near = Arc::new(NearCache::new(config.near_capacity));
         let (counters, inbox) = (Arc::new(Counters::default()), Arc::new(Inbox::default()));
         let loaders = loader.map(|loader| LoaderPool::start(config.loaders, loader, &inbox)).transpose()?;
-        let (lane_capacity, tracking) = (config.lane_capacity.max(1), config.near_capacity > 0);
+        let (lane_capacity, tracking) = (config.lane_capacity.max(1), config.near_capacity > 0 && embedded.is_none());
         // Names leases as well: two processes must not draw the same.
         let seed = Seed::from_entropy().next_u64();
         let core = Core::new(config, Arc::clone(&near), Arc::clone(&counters), seed);
