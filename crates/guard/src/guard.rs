@@ -115,7 +115,8 @@ impl Guard {
         let near = Arc::new(NearCache::new(config.near_capacity));
         let (counters, inbox) = (Arc::new(Counters::default()), Arc::new(Inbox::default()));
         let loaders = loader.map(|loader| LoaderPool::start(config.loaders, loader, &inbox)).transpose()?;
-        let (lane_capacity, tracking) = (config.lane_capacity.max(1), config.near_capacity > 0 && embedded.is_none());
+        let (lane_capacity, tracking) =
+            (config.lane_capacity.max(1), config.near_capacity > 0 && embedded.is_none());
         // Names leases as well: two processes must not draw the same.
         let seed = Seed::from_entropy().next_u64();
         let core = Core::new(config, Arc::clone(&near), Arc::clone(&counters), seed);
