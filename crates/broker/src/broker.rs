@@ -258,12 +258,13 @@ impl Broker {
     }
 
     /// Retention, `flush.ms`, checkpoints, transactional time-outs, snapshots of producers, compaction of the broker's own
-    /// topics. [`Broker::serve`] does it once a second; without it the owner must.
+    /// topics, reports of repeated events. [`Broker::serve`] does it once a second; without it the owner must.
     pub fn maintain(&self) -> Result<(), BrokerError> {
         self.tick_transactions();
         self.compact_offsets()?;
         self.compact_transactions()?;
         self.keep_producers(PRODUCERS_KEPT_EVERY_BYTES)?;
+        self.report_repeats(false);
         self.log.maintain(self.clock.now_ms())?;
         Ok(())
     }
@@ -324,7 +325,7 @@ impl Broker {
         let version = request.head.api_version;
         let client = request.head.client_id.as_ref().map_or("", |id| id.as_str()).to_owned();
         match request.body {
-            RequestKind::Produce(body) => self.on_produce(body, version),
+            RequestKind::Produce(body) => self.on_produce(body, version, &client),
             RequestKind::Fetch(body) => self.on_fetch(body, version).await,
             RequestKind::ListOffsets(body) => Reply::message(self.on_list_offsets(body, version)),
             RequestKind::Metadata(body) => Reply::message(self.on_metadata(peer, body, version)),

@@ -44,6 +44,9 @@ fn bus_error(error: BrokerError) -> BusError {
         BrokerError::UnknownTopicPartition(at) => BusError::UnknownTopic(at),
         BrokerError::Corrupt { source, .. } => BusError::Record(source),
         BrokerError::Log(error) => log_error(error),
+        BrokerError::MessageTooLarge { .. }
+        | BrokerError::InvalidTimestamp { .. }
+        | BrokerError::InvalidRecord { .. } => BusError::Refused(error.to_string()),
         error => BusError::Unavailable { bus: "embedded".to_owned(), reason: error.to_string() },
     }
 }
@@ -64,6 +67,7 @@ fn log_error(error: LogError) -> BusError {
             BusError::OffsetOutOfRange { topic_partition, start, end, asked }
         }
         LogError::Record(error) => BusError::Record(error),
+        LogError::NoSpace { .. } => BusError::NoSpace(sentence),
         _ => BusError::Storage(sentence),
     }
 }

@@ -21,7 +21,7 @@ pub enum BrokerError {
     /// A batch above `max.message.bytes`.
     #[error(
         "{} of {} bytes, max.message.bytes of {topic} is {}: raise it for {topic}, or send a link to the bytes",
-        if *records == 1 { "record" } else { "record batch" }, thousands(*bytes), thousands(*limit)
+        if *records == 1 { "record" } else { "record batch" }, thousands(*bytes as u64), thousands(*limit as u64)
     )]
     MessageTooLarge {
         /// The topic.
@@ -50,8 +50,22 @@ pub enum BrokerError {
         reason: String,
     },
     /// A timestamp too far from this clock.
-    #[error("{0}")]
-    InvalidTimestamp(String),
+    #[error(
+        "{} is {distance} this clock, {allowed} is allowed: set its clock, or raise {key} of {topic}",
+        if client.is_empty() { "the producer".to_owned() } else { format!("producer {client}") }
+    )]
+    InvalidTimestamp {
+        /// Client id; empty if unknown.
+        client: String,
+        /// `3 h 2 min ahead of` or `2 d behind`.
+        distance: String,
+        /// What the topic allows, `1 h`.
+        allowed: String,
+        /// The topic config that allows it.
+        key: &'static str,
+        /// The topic.
+        topic: String,
+    },
     /// An idempotent producer skipped a sequence number.
     #[error(
         "{topic_partition}: producer {producer_id} sent sequence {got}, expected {expected}: resend from {expected}"
@@ -115,6 +129,14 @@ impl BrokerError {
         }
     }
 
+    /// Names who sent it, where the sentence has room for that.
+    pub(crate) fn from_client(mut self, id: &str) -> Self {
+        if let Self::InvalidTimestamp { client, .. } = &mut self {
+            id.clone_into(client);
+        }
+        self
+    }
+
     /// The Kafka error that says this.
     #[must_use]
     pub fn response_error(&self) -> ResponseError {
@@ -124,7 +146,7 @@ impl BrokerError {
             Self::MessageTooLarge { .. } => ResponseError::MessageTooLarge,
             Self::Corrupt { source, .. } => of_record(source),
             Self::InvalidRecord { .. } => ResponseError::InvalidRecord,
-            Self::InvalidTimestamp(_) => ResponseError::InvalidTimestamp,
+            Self::InvalidTimestamp { .. } => ResponseError::InvalidTimestamp,
             Self::OutOfOrderSequence { .. } => ResponseError::OutOfOrderSequenceNumber,
             Self::InvalidProducerEpoch { .. } => ResponseError::InvalidProducerEpoch,
             Self::Transaction(error) => of_transaction(*error),
@@ -229,8 +251,21 @@ fn of_transaction(error: TransactionError) -> ResponseError {
     }
 }
 
+/// `10_980_000` ms as `3 h 3 min`.
+pub(crate) fn span(ms: i64) -> String {
+    let seconds = ms / 1_000;
+    let (large, unit, small, part) = match (seconds / 86_400, seconds / 3_600, seconds / 60) {
+        (0, 0, 0) if ms % 1_000 == 0 => return format!("{seconds} s"),
+        (0, 0, 0) => return format!("{ms} ms"),
+        (0, 0, minutes) => (minutes, "min", seconds % 60, "s"),
+        (0, hours, minutes) => (hours, "h", minutes % 60, "min"),
+        (days, hours, _) => (days, "d", hours % 24, "h"),
+    };
+    if small == 0 { format!("{large} {unit}") } else { format!("{large} {unit} {small} {part}") }
+}
+
 /// `1048588` as `1,048,588`.
-fn thousands(number: usize) -> String {
+pub(crate) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
@@ -245,6 +280,20 @@ fn thousands(number: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_name_their_two_largest_units_and_no_zero() {
+        for (ms, text) in [
+            (250, "250 ms"),
+            (2_000, "2 s"),
+            (60_000, "1 min"),
+            (10_920_000, "3 h 2 min"),
+            (3_600_000, "1 h"),
+            (90_000_000, "1 d 1 h"),
+        ] {
+            assert_eq!(span(ms), text);
+        }
+    }
 
     #[test]
     fn a_giant_message_is_told_its_size_and_the_limit() {

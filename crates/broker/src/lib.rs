@@ -28,6 +28,7 @@ mod markers;
 mod partition_state;
 mod pattern;
 mod producers;
+mod repeats;
 mod snapshot;
 #[cfg(test)]
 mod tests;

@@ -16,14 +16,18 @@ use herdsman_wire::kafka_protocol::messages::{ProduceRequest, ProduceResponse};
 use herdsman_wire::kafka_protocol::protocol::StrBytes;
 
 use crate::dedupe::Extractor;
+use crate::error::span;
 use crate::producers::Verdict;
 use crate::rebuild::keep_fresh;
+use crate::repeats::Sample;
 use crate::topic::{Topic, TopicDedupe, lock};
 use crate::transactions::Within;
 use crate::{Broker, BrokerError};
 
 /// First version whose batches make their partition part of the transaction (KIP-890).
 const ADDS_PARTITIONS: i16 = 12;
+/// What a topic refuses is told at most this often, ms.
+const REFUSALS_PERIOD_MS: i64 = 60_000;
 
 /// Answer to one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,9 +160,14 @@ impl Broker {
         let mut seen = lock(&dedupe.seen);
         let fresh = seen.filter(ids, now_ms);
         let duplicates = u32::try_from(fresh.duplicates()).unwrap_or(u32::MAX);
+        let repeats = &topic.counters.repeats;
+        let mut sample = None;
         let kept = if duplicates == 0 {
             Ok(Some(batch))
         } else {
+            if repeats.wants_sample() {
+                sample = Sample::of(&batch, &fresh, at, dedupe.extractor());
+            }
             batch.records().and_then(|records| keep_fresh(&batch, &records, &fresh))
         };
         let written = match kept {
@@ -170,10 +179,14 @@ impl Broker {
             seen.forget(ids, &fresh);
         }
         let base_offset = written?;
-        Ok(ProduceOutcome { base_offset, accepted: records - duplicates, duplicates, append_time_ms })
+        let accepted = records - duplicates;
+        if let Some(sample) = sample {
+            repeats.keep(sample, base_offset + i64::from(accepted));
+        }
+        Ok(ProduceOutcome { base_offset, accepted, duplicates, append_time_ms })
     }
 
-    pub(crate) fn on_produce(&self, request: ProduceRequest, version: i16) -> Reply {
+    pub(crate) fn on_produce(&self, request: ProduceRequest, version: i16, client: &str) -> Reply {
         let acks = request.acks;
         let refusal =
             if !(-1..=1).contains(&acks) { Some(BrokerError::InvalidRequiredAcks(acks)) } else { None };
@@ -192,7 +205,7 @@ impl Broker {
                     Some(error) => Err(ProduceFailure::of(error, version)),
                     None => {
                         let done = self.produce_bytes(&at, partition.records, within);
-                        done.map_err(|error| ProduceFailure::of(&error, version))
+                        done.map_err(|error| ProduceFailure::of(&error.from_client(client), version))
                     }
                 };
                 failed |= result.is_err();
@@ -237,7 +250,7 @@ impl Broker {
                 .with_log_append_time_ms(outcome.append_time_ms)
                 .with_log_start_offset(self.log.offsets(at).map_or(-1, |(start, _)| start)),
             Err(failure) => {
-                tracing::info!(topic_partition = %at, error = %failure.message, "produce refused");
+                self.tell_refused(at, &failure);
                 let message = StrBytes::from_string(failure.message);
                 let record_error = BatchIndexAndErrorMessage::default()
                     .with_batch_index(0)
@@ -252,19 +265,42 @@ impl Broker {
             }
         }
     }
+
+    /// Many clients hide the words of a refusal or try again for minutes: the operator reads them here.
+    fn tell_refused(&self, at: &TopicPartition, failure: &ProduceFailure) {
+        let now_ms = self.clock.now_ms();
+        let due = |last| (now_ms - last >= REFUSALS_PERIOD_MS).then_some(now_ms);
+        let topic = self.topic(&at.topic).filter(|_| failure.for_operator);
+        let told = topic.is_some_and(|topic| {
+            let told_ms = &topic.counters.refusal_told_ms;
+            told_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok()
+        });
+        if told {
+            tracing::warn!("{}", failure.message);
+        } else {
+            tracing::info!(topic_partition = %at, error = %failure.message, "produce refused");
+        }
+    }
 }
 
 struct ProduceFailure {
     code: i16,
     message: String,
     names_record: bool,
+    for_operator: bool,
 }
 
 impl ProduceFailure {
     fn of(error: &BrokerError, version: i16) -> Self {
         let names_record =
-            matches!(error, BrokerError::InvalidRecord { .. } | BrokerError::InvalidTimestamp(_));
-        Self { code: error.produce_code(version), message: error.to_string(), names_record }
+            matches!(error, BrokerError::InvalidRecord { .. } | BrokerError::InvalidTimestamp { .. });
+        let for_operator = matches!(
+            error,
+            BrokerError::MessageTooLarge { .. }
+                | BrokerError::InvalidTimestamp { .. }
+                | BrokerError::Log(LogError::NoSpace { .. })
+        );
+        Self { code: error.produce_code(version), message: error.to_string(), names_record, for_operator }
     }
 }
 
@@ -296,34 +332,23 @@ fn check_header(topic: &Topic, at: &TopicPartition, header: &Header, now_ms: i64
         return Ok(());
     }
     let ahead_ms = header.max_timestamp_ms.saturating_sub(now_ms);
+    let skewed = |distance, allowed_ms, key| BrokerError::InvalidTimestamp {
+        client: String::new(),
+        distance,
+        allowed: span(allowed_ms),
+        key,
+        topic: at.topic.to_string(),
+    };
     if ahead_ms > topic.timestamp_after_max_ms {
-        return Err(BrokerError::InvalidTimestamp(format!(
-            "{at}: a record is {} ahead of this clock, {} is allowed: set the producer's clock, or raise \
-             message.timestamp.after.max.ms",
-            span(ahead_ms),
-            span(topic.timestamp_after_max_ms)
-        )));
+        let distance = format!("{} ahead of", span(ahead_ms));
+        return Err(skewed(distance, topic.timestamp_after_max_ms, "message.timestamp.after.max.ms"));
     }
     let behind_ms = now_ms.saturating_sub(header.base_timestamp_ms);
     if header.base_timestamp_ms >= 0 && behind_ms > topic.timestamp_before_max_ms {
-        return Err(BrokerError::InvalidTimestamp(format!(
-            "{at}: a record is {} behind this clock, {} is allowed: raise message.timestamp.before.max.ms",
-            span(behind_ms),
-            span(topic.timestamp_before_max_ms)
-        )));
+        let distance = format!("{} behind", span(behind_ms));
+        return Err(skewed(distance, topic.timestamp_before_max_ms, "message.timestamp.before.max.ms"));
     }
     Ok(())
-}
-
-/// `10_980_000` ms as `3 h 3 min`.
-fn span(ms: i64) -> String {
-    let seconds = ms / 1_000;
-    match (seconds / 86_400, seconds / 3_600, seconds / 60) {
-        (0, 0, 0) => format!("{ms} ms"),
-        (0, 0, minutes) => format!("{minutes} min"),
-        (0, hours, minutes) => format!("{hours} h {} min", minutes % 60),
-        (days, hours, _) => format!("{days} d {} h", hours % 24),
-    }
 }
 
 /// Walks every record once: structure, offset deltas, keys of a compacted topic, event ids.

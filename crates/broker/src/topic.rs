@@ -1,7 +1,7 @@
 //! What the broker keeps of a topic beside its log: limits, de-duplication, producers, counters.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use herdsman_log::{Log, TopicMeta};
@@ -10,6 +10,7 @@ use herdsman_record::{Batch, EventId, TopicPartition};
 use crate::BrokerError;
 use crate::dedupe::{Dedupe, DedupeStats, EventIdSource, Extractor};
 use crate::partition_state::PartitionState;
+use crate::repeats::Repeats;
 
 /// Bytes read at a time while state is read back from the log.
 const REPLAY_BYTES: usize = 4 << 20;
@@ -26,6 +27,9 @@ pub(crate) struct Counters {
     pub(crate) produced_bytes: AtomicU64,
     pub(crate) duplicates: AtomicU64,
     pub(crate) fetched_bytes: AtomicU64,
+    pub(crate) repeats: Repeats,
+    /// When a refusal was last told, ms since the Unix epoch; 0: never.
+    pub(crate) refusal_told_ms: AtomicI64,
 }
 
 /// The event ids of one topic.
@@ -38,6 +42,11 @@ pub(crate) struct TopicDedupe {
 }
 
 impl TopicDedupe {
+    /// Where ids come from.
+    pub(crate) fn source(&self) -> &EventIdSource {
+        &self.source
+    }
+
     /// A reader of ids that starts with what earlier batches taught.
     pub(crate) fn extractor(&self) -> Extractor {
         let mut extractor = Extractor::new(self.source.clone());

@@ -107,6 +107,9 @@ pub enum BusError {
     /// A batch could not be read or was refused.
     #[error(transparent)]
     Record(#[from] herdsman_record::RecordError),
+    /// The bus will never take this batch: a record is too large, too far from the clock, without a needed key.
+    #[error("{0}")]
+    Refused(String),
     /// Another instance took over this transactional id: stop.
     #[error("{0} was fenced by a newer instance: stop this one")]
     Fenced(String),
@@ -118,7 +121,10 @@ pub enum BusError {
         /// What happened and what to do next.
         reason: String,
     },
-    /// Writes are refused (disk full, failed sync).
+    /// The disk is full: nothing was written, and the same call succeeds when there is room.
+    #[error("{0}")]
+    NoSpace(String),
+    /// Writes are refused until a restart (failed sync).
     #[error("{0}")]
     Storage(String),
 }

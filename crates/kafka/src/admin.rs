@@ -168,6 +168,16 @@ impl Admin {
     }
 }
 
+impl Admin {
+    /// A topic's config, wherever it was set; `None` if the cluster does not say.
+    pub(crate) fn config(&self, topic: &str, key: &str) -> Option<String> {
+        let resources = [ResourceSpecifier::Topic(topic)];
+        let found = wait(self.client.describe_configs(&resources, &self.options())).ok()?;
+        let entries = found.into_iter().next()?.ok()?.entries;
+        entries.into_iter().find(|entry| entry.name == key)?.value
+    }
+}
+
 /// A config that was set on the topic itself.
 fn own_config(entry: ConfigEntry) -> Option<(String, String)> {
     let set_here = matches!(entry.source, rdkafka::admin::ConfigSource::DynamicTopic);

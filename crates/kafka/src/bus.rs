@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use herdsman_broker::BrokerError;
 use herdsman_bus::{
     Bus, BusError, Committer, Fetched, OffsetRange, Produced, Reader, TopicDescription, TopicSpec,
 };
 use herdsman_host::{Clock, RealClock};
-use herdsman_record::{Batch, BatchBuilder, Compression, TopicPartition};
+use herdsman_record::{Batch, BatchBuilder, Compression, Record, TopicPartition};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer as _;
@@ -78,7 +79,7 @@ impl KafkaBus {
             BusError::Unavailable {
                 bus: url.clone(),
                 reason: format!(
-                    "{} accepts connections but does not answer as Kafka does",
+                    "{} accepts connections but does not answer as Kafka does: pass the address of a Kafka listener",
                     addresses.join(",")
                 ),
             }
@@ -246,7 +247,28 @@ impl Shared {
             }
         }
         sent?;
-        delivered.map_err(|code| write_failed(&self.url, at, code))
+        delivered.map_err(|code| match code {
+            RDKafkaErrorCode::MessageSizeTooLarge => self.too_large(at, batch),
+            code => write_failed(&self.url, at, code),
+        })
+    }
+
+    /// The largest record of `batch` and the topic's limit; the cluster's answer names neither.
+    fn too_large(&self, at: &TopicPartition, batch: &Batch) -> BusError {
+        let limit = self.admin.config(&at.topic, "max.message.bytes").and_then(|limit| limit.parse().ok());
+        let bytes = |record: Record<'_>| {
+            [record.key, record.value].into_iter().flatten().map(<[u8]>::len).sum::<usize>()
+        };
+        let largest = batch.records().ok().and_then(|records| records.iter().flatten().map(bytes).max());
+        match (limit, largest) {
+            (Some(limit), Some(bytes)) => {
+                let topic = at.topic.to_string();
+                BusError::Refused(
+                    BrokerError::MessageTooLarge { topic, bytes, limit, records: 1 }.to_string(),
+                )
+            }
+            _ => write_failed(&self.url, at, RDKafkaErrorCode::MessageSizeTooLarge),
+        }
     }
 
     fn offsets(&self, at: &TopicPartition) -> Result<OffsetRange, BusError> {

@@ -145,7 +145,7 @@ impl KafkaCommitter {
                     } else {
                         self.producer = Some(producer);
                     }
-                    let hopeless = matches!(error, BusError::UnknownTopic(_) | BusError::InvalidTopic { .. });
+                    let hopeless = matches!(error, BusError::UnknownTopic(_) | BusError::Refused(_));
                     if hopeless || tries >= TRIES_MAX {
                         return Err(error);
                     }

@@ -33,17 +33,24 @@ pub(crate) fn plain(code: RDKafkaErrorCode) -> String {
     }
 }
 
-/// A write of `bytes` to `at` failed with `code`.
+/// A write to `at` failed with `code`. The broker's own words do not come through librdkafka: where its answer has some
+/// (KIP-467), the pointer that `rd_kafka_message_produce_errstr` gives (2.12.1) is to memory already freed.
 pub(crate) fn write_failed(url: &str, at: &TopicPartition, code: RDKafkaErrorCode) -> BusError {
     match code {
         RDKafkaErrorCode::UnknownTopic
         | RDKafkaErrorCode::UnknownTopicOrPartition
         | RDKafkaErrorCode::UnknownPartition => BusError::UnknownTopic(at.clone()),
-        RDKafkaErrorCode::MessageSizeTooLarge => BusError::InvalidTopic {
-            topic: at.topic.to_string(),
-            reason: "a record is larger than its max.message.bytes: raise it, or send a link to the bytes"
-                .to_owned(),
-        },
+        RDKafkaErrorCode::MessageSizeTooLarge => BusError::Refused(format!(
+            "a record is larger than max.message.bytes of {0}: raise it for {0}, or send a link to the bytes",
+            at.topic
+        )),
+        RDKafkaErrorCode::InvalidTimestamp => BusError::Refused(format!(
+            "the time of a record is too far from the clock of {url}: set the clock here, or raise message.timestamp.after.max.ms of {}",
+            at.topic
+        )),
+        RDKafkaErrorCode::KafkaStorageError => BusError::Storage(format!(
+            "{url} cannot write {at} to its disk, reads go on: free space there, its log says how much it needs"
+        )),
         code => unavailable(url, &format!("writing to {at}"), &KafkaError::MessageProduction(code)),
     }
 }

@@ -145,6 +145,9 @@ pub(crate) fn consumer(addresses: &[String], options: &KafkaOptions, group: &str
     config
 }
 
+/// Largest record sent at all, bytes: what fits into one request of a broker with its defaults.
+const RECORD_BYTES_MAX: usize = 64 << 20;
+
 /// Settings of a producer.
 pub(crate) fn producer(addresses: &[String], options: &KafkaOptions) -> ClientConfig {
     let mut config = client(addresses, options);
@@ -152,6 +155,8 @@ pub(crate) fn producer(addresses: &[String], options: &KafkaOptions) -> ClientCo
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("linger.ms", "1")
+        // the broker's own limit decides, and its answer names both numbers
+        .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
         .set("batch.num.messages", "100000")
         .set("queue.buffering.max.messages", "1000000")
         .set("queue.buffering.max.kbytes", "131072")

@@ -205,6 +205,9 @@ impl House {
         if let Some(network) = self.network.take() {
             network.shutdown_timeout(Duration::from_secs(2));
         }
+        if let Some(broker) = &self.broker {
+            broker.report_repeats(true);
+        }
         self.bus.sync()?;
         Ok(())
     }
@@ -247,8 +250,7 @@ fn open_bus(
     }
     let settings = BrokerConfig { num_partitions: config.partitions, ..BrokerConfig::default() };
     let log = LogConfig { topic_defaults: config.topic_defaults.clone(), ..LogConfig::default() };
-    let (broker, found) = Broker::open(Arc::new(RealDisk), &config.data, Arc::clone(clock), log, settings)
-        .map_err(|error| ServerError::Broker(error.to_string()))?;
+    let (broker, found) = Broker::open(Arc::new(RealDisk), &config.data, Arc::clone(clock), log, settings)?;
     recovery.extend(found.notes);
     let broker = Arc::new(broker);
     Ok((Arc::new(EmbeddedBus::new(Arc::clone(&broker), &config.data.display().to_string())), Some(broker)))

@@ -4,6 +4,8 @@
 //! counts only if everything before it proves that it is a top-level key (one open brace, no bracket, no backslash,
 //! an even number of quotes); otherwise a scan that respects strings and nesting decides. Both always agree.
 
+use std::borrow::Cow;
+
 use herdsman_record::{EVENT_ID_HEADER, EventId, Record, RecordError, Records};
 
 use super::NO_ID;
@@ -117,25 +119,33 @@ impl Extractor {
     pub fn id_of(&mut self, record: &Record<'_>) -> EventId {
         match &self.source {
             EventIdSource::Header => record.headers.get(EVENT_ID_HEADER).map_or(NO_ID, EventId::of),
-            EventIdSource::JsonField(_) => record.value.map_or(NO_ID, |value| self.id_in_json(value)),
+            EventIdSource::JsonField(_) => {
+                record.value.and_then(|value| self.scalar_in(value)).map_or(NO_ID, |id| EventId::of(&id))
+            }
         }
     }
 
-    fn id_in_json(&mut self, value: &[u8]) -> EventId {
+    /// The id of one record as its user wrote it, `None` where there is none.
+    #[must_use]
+    pub fn text_of<'a>(&mut self, record: &Record<'a>) -> Option<Cow<'a, [u8]>> {
+        match &self.source {
+            EventIdSource::Header => record.headers.get(EVENT_ID_HEADER).map(Cow::Borrowed),
+            EventIdSource::JsonField(_) => self.scalar_in(record.value?),
+        }
+    }
+
+    #[inline]
+    fn scalar_in<'a>(&mut self, value: &'a [u8]) -> Option<Cow<'a, [u8]>> {
         let at = match self.speculate(value) {
             Some(at) => at,
             None => {
-                let EventIdSource::JsonField(field) = &self.source else { return NO_ID };
-                match find_field(value, field.as_bytes()) {
-                    Some((key, after)) => {
-                        self.guess = key;
-                        after
-                    }
-                    None => return NO_ID,
-                }
+                let EventIdSource::JsonField(field) = &self.source else { return None };
+                let (key, after) = find_field(value, field.as_bytes())?;
+                self.guess = key;
+                after
             }
         };
-        value_id(value, at)
+        scalar(value, at)
     }
 
     /// Where the value begins, if the field is where the last record had it, or soon after, beyond doubt.
@@ -264,30 +274,27 @@ fn skip_value(bytes: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// Fingerprint of the scalar that begins at `at`: a string's characters, a number's or boolean's own text.
-fn value_id(bytes: &[u8], at: usize) -> EventId {
+/// The scalar that begins at `at`: a string's characters, a number's or boolean's own text.
+#[inline]
+fn scalar(bytes: &[u8], at: usize) -> Option<Cow<'_, [u8]>> {
     let at = skip_space(bytes, at);
-    match bytes.get(at) {
-        Some(b'"') => {
-            let Some((end, escaped)) = end_of_string(bytes, at) else { return NO_ID };
+    match bytes.get(at)? {
+        b'"' => {
+            let (end, escaped) = end_of_string(bytes, at)?;
             if escaped {
-                let whole = bytes.get(at..end).unwrap_or_default();
-                return serde_json::from_slice::<String>(whole)
-                    .map_or(NO_ID, |text| EventId::of(text.as_bytes()));
+                let text = serde_json::from_slice::<String>(bytes.get(at..end)?).ok()?;
+                return Some(Cow::Owned(text.into_bytes()));
             }
-            bytes.get(at + 1..end - 1).map_or(NO_ID, EventId::of)
+            bytes.get(at + 1..end - 1).map(Cow::Borrowed)
         }
-        Some(b'{' | b'[') | None => NO_ID,
-        Some(_) => {
-            let rest = bytes.get(at..).unwrap_or_default();
+        b'{' | b'[' => None,
+        _ => {
+            let rest = bytes.get(at..)?;
             let end = rest
                 .iter()
                 .position(|byte| matches!(byte, b',' | b'}' | b']') || byte.is_ascii_whitespace())
                 .unwrap_or(rest.len());
-            match rest.get(..end).unwrap_or_default() {
-                b"" | b"null" => NO_ID,
-                text => EventId::of(text),
-            }
+            rest.get(..end).filter(|text| !text.is_empty() && *text != b"null").map(Cow::Borrowed)
         }
     }
 }
