@@ -16,6 +16,7 @@ use crate::keys::arrow_types;
 use crate::operator::{Context, Failure, Late, OperatorError, Scan};
 use crate::plan::{QueryPlan, Sink, Source};
 pub use crate::query_shared::{QueryError, QueryShared};
+use crate::reports::Reports;
 use crate::rows::Rows;
 use crate::runtime::{CacheLookup, StartAt};
 use crate::sink::{Outbox, Repartitioner, SinkWriter, WATERMARK_HEADER, read_mark};
@@ -23,8 +24,6 @@ use crate::source::{TimeReader, rows_of, wrong_time_unit};
 use crate::task::Task;
 use crate::topology::{Input, Output, StageEnv};
 
-/// Late rows are reported at most this often, ms of the wall clock.
-const LATE_REPORT_MS: i64 = 60_000;
 /// A commit that the bus cannot take now is tried again so often, after 50 ms, 100 ms … 3.2 s.
 const COMMIT_TRIES: u32 = 7;
 
@@ -40,6 +39,13 @@ pub struct Surroundings<'a> {
     pub rows_max: usize,
     /// No threads, no watermarks: stream time is what a processor observes.
     pub synchronous: bool,
+}
+
+/// Outputs and positions of one commit that found no room.
+struct Unwritten {
+    batches: Vec<(TopicPartition, Batch)>,
+    offsets: Vec<(TopicPartition, i64)>,
+    told: bool,
 }
 
 /// An input of a task: task index, source index.
@@ -61,8 +67,8 @@ pub struct QueryRun {
     /// Next offset per input partition.
     pub positions: BTreeMap<TopicPartition, i64>,
     moved: bool,
-    late: Late,
-    late_reported_ms: Option<i64>,
+    unwritten: Option<Unwritten>,
+    reports: Reports,
     dead_letters: Option<TopicPartition>,
 }
 
@@ -92,8 +98,8 @@ impl QueryRun {
             outbox: Outbox::default(),
             positions: BTreeMap::new(),
             moved: true,
-            late: Late::default(),
-            late_reported_ms: None,
+            unwritten: None,
+            reports: Reports::default(),
             dead_letters: None,
         };
         for (number, stage) in shared.topology.stages.iter().enumerate() {
@@ -236,7 +242,9 @@ impl QueryRun {
                 continue;
             };
             if used.is_empty() {
-                shared.rows_in.fetch_add((decoded.len() + decoded.errors.len()) as u64, Ordering::Relaxed);
+                let rows = decoded.len() + decoded.errors.len();
+                shared.rows_in.fetch_add(rows as u64, Ordering::Relaxed);
+                self.reports.read(&at.topic, rows);
             }
             if !used.contains(&found) {
                 used.push(found);
@@ -246,6 +254,9 @@ impl QueryRun {
             failures.append(&mut ctx.failures);
             if !rows.is_empty() && self.times_unchecked.remove(&(stage, index)) {
                 wrong_time_unit(source, &rows).into_iter().for_each(|sentence| shared.say(sentence));
+            }
+            if let (true, Some(first)) = (shared.key_checks.open(), decoded.offsets.first()) {
+                shared.key_checks.look(source, batches, *first, around.now_ms)?;
             }
             self.run(task, index, &rows, around, &mut failures)?;
         }
@@ -371,9 +382,7 @@ impl QueryRun {
         failures.append(&mut ctx.failures);
         if ctx.late.count > 0 {
             self.shared.late.fetch_add(ctx.late.count, Ordering::Relaxed);
-            self.late.count += ctx.late.count;
-            self.late.worst_ms = self.late.worst_ms.max(ctx.late.worst_ms);
-            self.late.grace_ms = ctx.late.grace_ms;
+            self.reports.late(&ctx.late);
         }
         Ok(())
     }
@@ -391,12 +400,10 @@ impl QueryRun {
         }
         let count = errors.len() + failures.len();
         self.shared.errors.fetch_add(count as u64, Ordering::Relaxed);
-        let sentence = match (errors.first(), failures.first()) {
+        self.reports.failed(&at.topic, count, || match (errors.first(), failures.first()) {
             (Some(error), _) => error.sentence(at),
-            (None, Some(failure)) => failure_sentence(at, failure),
-            (None, None) => return Ok(()),
-        };
-        self.shared.say(format!("{sentence} ({count} records, kept in {})", self.shared.dead_letter_topic()));
+            (None, failure) => failure.map(|failure| failure_sentence(at, failure)).unwrap_or_default(),
+        });
         if self.shared.push.is_some() {
             return Ok(());
         }
@@ -453,16 +460,20 @@ impl QueryRun {
         Ok(at)
     }
 
-    /// Writes stream times, changelogs, outputs and positions together.
+    /// Writes stream times, changelogs, outputs and positions together. On a full disk they wait for room:
+    /// [`QueryRun::waits_for_room`] says so until a later call has written them.
     ///
     /// # Errors   what stops the query; nothing was written then.
     pub fn commit(&mut self, around: &Surroundings<'_>) -> Result<(), QueryError> {
+        if let Some(unwritten) = self.unwritten.take() {
+            return self.write(unwritten);
+        }
         self.mark_stream_times(around)?;
-        self.report_late(around.now_ms);
+        self.report(around.now_ms);
         if !self.moved && self.outbox.is_empty() {
             return Ok(());
         }
-        if let Some(committer) = &mut self.committer {
+        if self.committer.is_some() {
             for task in &mut self.tasks {
                 for store in task.stores() {
                     let at = TopicPartition::new(
@@ -481,29 +492,64 @@ impl QueryRun {
                     }
                 }
             }
-            let offsets: Vec<_> = self.positions.iter().map(|(at, offset)| (at.clone(), *offset)).collect();
+            let offsets = self.positions.iter().map(|(at, offset)| (at.clone(), *offset)).collect();
             let batches = self.outbox.take()?;
-            let mut tries = 0;
-            while let Err(error) = committer.commit(batches.clone(), &self.shared.group, &offsets) {
-                let again = matches!(error, BusError::Unavailable { .. }) && tries < COMMIT_TRIES;
-                if !again {
-                    return Err(error.into());
-                }
-                tracing::warn!(query = %self.shared.plan.id, "cannot commit: {error}; trying again");
-                std::thread::sleep(Duration::from_millis(50 << tries));
-                tries += 1;
-            }
-        } else {
-            for (at, batch) in self.outbox.take()? {
-                around.bus.produce(&at, batch)?;
-            }
+            return self.write(Unwritten { batches, offsets, told: false });
         }
+        for (at, batch) in self.outbox.take()? {
+            around.bus.produce(&at, batch)?;
+        }
+        self.written();
+        Ok(())
+    }
+
+    /// Whether what was computed waits for room on the disk; nothing more may be fed meanwhile.
+    #[must_use]
+    pub fn waits_for_room(&self) -> bool {
+        self.unwritten.is_some()
+    }
+
+    fn write(&mut self, mut unwritten: Unwritten) -> Result<(), QueryError> {
+        let Some(committer) = &mut self.committer else { return Ok(()) };
+        let mut tries = 0;
+        while let Err(error) =
+            committer.commit(unwritten.batches.clone(), &self.shared.group, &unwritten.offsets)
+        {
+            if let BusError::NoSpace(sentence) = error {
+                if !std::mem::replace(&mut unwritten.told, true) {
+                    self.shared.say(sentence);
+                }
+                self.unwritten = Some(unwritten);
+                return Ok(());
+            }
+            if !matches!(error, BusError::Unavailable { .. }) || tries == COMMIT_TRIES {
+                return Err(error.into());
+            }
+            tracing::warn!(query = %self.shared.plan.id, "cannot commit: {error}; trying again");
+            std::thread::sleep(Duration::from_millis(50 << tries));
+            tries += 1;
+        }
+        self.written();
+        Ok(())
+    }
+
+    fn written(&mut self) {
         self.moved = false;
         let mut seen = self.shared.positions();
         for (at, offset) in &self.positions {
             seen.insert(at.clone(), *offset);
         }
-        Ok(())
+    }
+
+    fn report(&mut self, now_ms: i64) {
+        let shared = Arc::clone(&self.shared);
+        let kept_in = shared.push.is_none().then(|| shared.dead_letter_topic());
+        let told = [
+            self.reports.take_late(&shared.plan.id, now_ms),
+            self.reports.take_failed(kept_in.as_deref(), now_ms),
+            shared.key_checks.open().then(|| shared.key_checks.judge(now_ms)).flatten(),
+        ];
+        told.into_iter().flatten().for_each(|sentence| shared.say(sentence));
     }
 
     fn mark_stream_times(&mut self, around: &Surroundings<'_>) -> Result<(), QueryError> {
@@ -528,23 +574,6 @@ impl QueryRun {
             }
         }
         Ok(())
-    }
-
-    fn report_late(&mut self, now_ms: i64) {
-        let due = self.late_reported_ms.is_none_or(|last| now_ms.saturating_sub(last) >= LATE_REPORT_MS);
-        if self.late.count == 0 || !due {
-            return;
-        }
-        let late = std::mem::take(&mut self.late);
-        self.late_reported_ms = Some(now_ms);
-        let past = late.worst_ms / 1_000 + 1;
-        let grace = late.grace_ms / 1_000;
-        self.shared.say(format!(
-            "{} dropped {} late events this minute, the latest {past} s past its {grace} s grace: GRACE PERIOD {} SECONDS keeps them",
-            self.shared.plan.id,
-            thousands(late.count),
-            grace + past,
-        ));
     }
 
     /// Reads materialised state of this thread's tasks.
@@ -572,19 +601,6 @@ fn has_read_all(
         positions.get(at).is_some_and(|position| bus.offsets(at).is_ok_and(|range| *position < range.end))
     };
     !feeds.iter().any(|(at, feeds)| feeds.iter().any(|(task, _)| *task == number) && behind(at))
-}
-
-/// `1204` as `1,204`.
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 fn context<'a>(around: &Surroundings<'a>, task: &Task) -> Context<'a> {

@@ -10,6 +10,7 @@ use herdsman_formats::WindowedKey;
 use herdsman_record::TopicPartition;
 
 use crate::idleness::Activity;
+use crate::key_check::KeyChecks;
 use crate::operator::OperatorError;
 use crate::plan::QueryPlan;
 use crate::rows::Rows;
@@ -45,6 +46,8 @@ pub struct QueryShared {
     pub errors: AtomicU64,
     /// A thread could not go on; the others drop their part too.
     pub failed: AtomicBool,
+    /// Whether what it joins by key has the keys it declares.
+    pub key_checks: KeyChecks,
     /// When its first stages had rows.
     pub activity: Activity,
     /// State and last sentence.

@@ -17,6 +17,7 @@ use herdsman_record::TopicPartition;
 
 use crate::Rows;
 use crate::idleness::Activity;
+use crate::key_check::KeyChecks;
 use crate::operator::Scan;
 use crate::plan::QueryPlan;
 use crate::pull::key_columns;
@@ -372,6 +373,11 @@ impl Runtime {
         let partitions = |topic: &str| if gather { 1 } else { count(topic) };
         let topology = topology::compile(&plan, &partitions)
             .map_err(|reason| RuntimeError::Plan { query: plan.id.clone(), reason })?;
+        let key_checks = match self.inner.config.synchronous {
+            true => KeyChecks::default(),
+            false => KeyChecks::of(&plan)
+                .map_err(|error| RuntimeError::Plan { query: plan.id.clone(), reason: error.to_string() })?,
+        };
         Ok(QueryShared {
             group: format!("_confluent-ksql-{}query_{}", self.inner.config.service_id, plan.id),
             sink_partitions: sink_topic(&plan).map_or(
@@ -381,6 +387,7 @@ impl Runtime {
             gather,
             sink_window: topology::window_of(&plan.root),
             topology,
+            key_checks,
             plan,
             start,
             push,

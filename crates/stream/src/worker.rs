@@ -29,6 +29,8 @@ const COMMIT_NS: u64 = 50_000_000;
 /// so a trickle is gathered. After a cycle that had much to do the next begins when twice its time has passed, within
 /// these bounds, so that rows come in batches worth their fixed cost. At full load a cycle takes longer anyway.
 const GATHER_NS: std::ops::RangeInclusive<u64> = 8_000_000..=30_000_000;
+/// With a full disk a thread tries again to write so often; its other queries write to the same disk.
+const ROOM_WAIT: Duration = Duration::from_millis(200);
 /// A cycle reads again before it commits if at least so many records of a partition were left.
 const BACKLOG_RECORDS: i64 = 4_096;
 
@@ -316,6 +318,11 @@ impl Worker {
             .collect();
         for id in failed {
             self.close(&id);
+        }
+        if self.queries.iter().any(QueryRun::waits_for_room) {
+            std::thread::sleep(ROOM_WAIT);
+            self.commit_all();
+            return false;
         }
         let mut began = self.clock.monotonic_ns();
         let since = self.began_ns.map_or(self.gather_ns, |at| began.saturating_sub(at));

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod joins;
+mod keys;
 mod plans;
 mod runs;
 mod windows;

@@ -71,7 +71,7 @@ fn tumbling_windows_emit_every_change_and_drop_what_is_later_than_their_grace() 
     assert_eq!(
         status.last_message.as_deref(),
         Some(
-            "Q dropped 1 late events this minute, the latest 1 s past its 0 s grace: GRACE PERIOD 1 SECONDS keeps them"
+            "Q dropped 1 late event this minute, the latest 1 s past its 0 s grace: GRACE PERIOD 1 SECONDS keeps it"
         )
     );
     let request = PullRequest {
