@@ -332,9 +332,11 @@ impl Core {
 
 /// What a person reads, once, when the cache is given up.
 fn degraded(place: &str, what: &str, loads_per_s: u32) -> String {
-    format!(
-        "cache {place} {what}: reading the system of record, at most {loads_per_s} loads/s, until it answers"
-    )
+    let loads = match (loads_per_s / 1_000, loads_per_s % 1_000) {
+        (0, ones) => ones.to_string(),
+        (thousands, ones) => format!("{thousands},{ones:03}"),
+    };
+    format!("cache {place} {what}: reading the system of record, at most {loads} loads/s, until it answers")
 }
 
 const _: () = assert!(TRIP_MAX_NS > TICK_NS, "late trips are looked for every tick");
@@ -343,9 +345,13 @@ const _: () = assert!(TRIP_MAX_NS > TICK_NS, "late trips are looked for every ti
 mod tests {
     #[test]
     fn a_dead_cache_is_reported_in_one_line() {
-        assert_eq!(
-            super::degraded("10.0.0.5:6379", "refused 3 tries", 200),
-            "cache 10.0.0.5:6379 refused 3 tries: reading the system of record, at most 200 loads/s, until it answers"
-        );
+        for (loads_per_s, shown) in [(200, "200"), (10_050, "10,050")] {
+            assert_eq!(
+                super::degraded("10.0.0.5:6379", "refused 3 tries", loads_per_s),
+                format!(
+                    "cache 10.0.0.5:6379 refused 3 tries: reading the system of record, at most {shown} loads/s, until it answers"
+                )
+            );
+        }
     }
 }
