@@ -32,7 +32,8 @@ pub struct Place {
     pub text: String,
 }
 
-/// A refused statement. Its [`Display`](fmt::Display) is one line; [`SqlError::caret`] is the terminal form.
+/// A refused statement. Its [`Display`](fmt::Display) is ksqlDB's words, then `line 1:8: ` and the help, on one line unless
+/// ksqlDB's words have several; [`SqlError::caret`] shows the place in the script.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct SqlError {
     /// ksqlDB's error code (HTTP status × 100 + n), for example 40001.
@@ -134,12 +135,17 @@ impl SqlError {
             let marks = "^".repeat(place.width.max(1));
             out.push_str(&format!("\n{pad} |\n{number} | {}\n{pad} | {indent}{marks}", place.text));
         }
-        if let Some(help) = &self.help {
-            let at =
-                self.place.as_ref().map(|p| format!("line {}:{}: ", p.line, p.column)).unwrap_or_default();
-            out.push_str(&format!("\n{at}{help}"));
+        if let Some(help) = self.placed_help() {
+            out.push_str(&format!("\n{help}"));
         }
         out
+    }
+
+    /// `line 1:8: did you mean HUNTER?`
+    fn placed_help(&self) -> Option<String> {
+        let help = self.help.as_ref()?;
+        let at = self.place.as_ref().map(|place| format!("line {}:{}: ", place.line, place.column));
+        Some(format!("{}{help}", at.unwrap_or_default()))
     }
 
     /// The HTTP status that belongs to the code.
@@ -151,11 +157,7 @@ impl SqlError {
     /// The REST body: `statement_error` with the statement's text, or `generic_error`.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let mut message = self.message.clone();
-        if let Some(help) = &self.help {
-            message.push('\n');
-            message.push_str(help);
-        }
+        let message = self.to_string();
         let mut body = match &self.statement {
             Some(text) => json!({
                 "@type": "statement_error",
@@ -206,13 +208,9 @@ fn floor(text: &str, mut at: usize) -> usize {
 impl fmt::Display for SqlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
-        if let Some(help) = &self.help {
-            match &self.place {
-                Some(place) => write!(f, " (line {}:{}: {help})", place.line, place.column)?,
-                None => write!(f, " ({help})")?,
-            }
-        }
-        Ok(())
+        let Some(help) = self.placed_help() else { return Ok(()) };
+        let ended = self.message.ends_with(['.', ':', '?', '!']);
+        write!(f, "{} {help}", if ended { "" } else { "." })
     }
 }
 
@@ -280,6 +278,10 @@ mod tests {
         assert_eq!(
             error.caret(),
             "SELECT column 'HUNTR' cannot be resolved.\n  |\n2 |   huntr FROM finds;\n  |   ^^^^^\nline 2:3: did you mean HUNTER?"
+        );
+        assert_eq!(
+            error.to_json()["message"],
+            "SELECT column 'HUNTR' cannot be resolved. line 2:3: did you mean HUNTER?"
         );
     }
 }

@@ -13,7 +13,7 @@ use super::{Context, Engine, Entity, RunningQuery, State, status, warning};
 use crate::analyse::{self, Planned, Purpose};
 use crate::ast::{Element, Name, Query, StatementKind, TypeName};
 use crate::catalog::{KeyWindow, Source, WindowKindName, check_key_types, schema_text};
-use crate::diagnostic::SqlError;
+use crate::diagnostic::{SqlError, nearest};
 use crate::with::{With, check_format, format_named, value_spec};
 
 fn kind_word(table: bool) -> &'static str {
@@ -44,6 +44,8 @@ impl Engine {
         if let Some(done) = exists(state, context, name, *table, *or_replace, *if_not_exists)? {
             return Ok(vec![done]);
         }
+        let undeclared = with.partitions()?.is_none();
+        let doubt = if undeclared { self.misspelt_topic(&source)? } else { None };
         if source.cache.is_none() {
             self.ensure_topic(&source.topic, source.partitions, BTreeMap::new())?;
         }
@@ -52,7 +54,25 @@ impl Engine {
         let source = Source { partitions, ..source };
         state.catalog.sources.insert(name.text.clone(), Arc::new(source));
         let message = if *table { "Table created" } else { "Stream created" };
-        Ok(vec![status(context, &format!("{word}/`{}`/create", name.text), message, None, sequence)])
+        let created = status(context, &format!("{word}/`{}`/create", name.text), message, None, sequence);
+        Ok(vec![created.warn(doubt)])
+    }
+
+    /// What to tell when `source` is declared over a topic that is not there while another has nearly its name.
+    fn misspelt_topic(&self, source: &Source) -> Result<Option<String>, SqlError> {
+        if source.cache.is_some() || self.topic_partitions(&source.topic)?.is_some() {
+            return Ok(None);
+        }
+        let topics = self.inner.bus.topics().map_err(SqlError::environment)?;
+        let names = topics.iter().filter(|topic| !topic.internal).map(|topic| topic.name.as_str());
+        let (topic, partitions) = (&source.topic, source.partitions);
+        Ok(nearest(topic, names).map(|near| {
+            format!(
+                "no topic {topic}: did you mean {near}? It was made with {partitions} partitions; to undo that: DROP {} {} DELETE TOPIC",
+                if source.table { "TABLE" } else { "STREAM" },
+                source.name
+            )
+        }))
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one statement")]

@@ -53,18 +53,13 @@ impl Engine {
             let matching = state.queries.values().filter(|query| wanted(query));
             matching.map(|query| self.query_json(state, query)).collect()
         };
-        let statistics = match (extended, &source.created_by) {
-            (true, Some(id)) => {
-                let status = self.inner.runtime.queries().into_iter().find(|status| status.id == *id);
-                status.map_or(String::new(), |status| {
-                    format!(
-                        "rows-in: {}, rows-out: {}, late: {}, errors: {}, lag: {}",
-                        status.rows_in, status.rows_out, status.late_events, status.errors, status.lag
-                    )
-                })
-            }
-            _ => String::new(),
-        };
+        let status = source.created_by.as_ref().filter(|_| extended).and_then(|id| self.query_status(id));
+        let statistics = status.as_ref().map_or(String::new(), |status| {
+            format!(
+                "rows-in: {}, rows-out: {}, late: {}, errors: {}, lag: {}",
+                status.rows_in, status.rows_out, status.late_events, status.errors, status.lag
+            )
+        });
         json!({
             "name": source.name,
             "windowType": source.window.map(|window| window.kind.name()),
@@ -74,7 +69,7 @@ impl Engine {
             "type": source.kind(),
             "timestamp": source.timestamp.as_ref().map_or("", |(name, _)| name.as_str()),
             "statistics": statistics,
-            "errorStats": "",
+            "errorStats": status.and_then(|status| status.last_message).unwrap_or_default(),
             "extended": extended,
             "keyFormat": source.key_format.format.name(),
             "valueFormat": source.value_format.format.name(),
@@ -138,6 +133,8 @@ impl Engine {
         let id = self.query_ids(state, &crate::ast::Target::One(name.clone()))?;
         let Some(query) = id.first().and_then(|id| state.queries.get(id)) else { return Ok(Vec::new()) };
         let sink = state.catalog.sources.get(&query.sink);
+        let last_message = self.query_status(&query.id).and_then(|status| status.last_message);
+        let errors = last_message.map(|message| json!({"errorMessage": message, "type": "USER"}));
         let description = json!({
             "id": query.id,
             "statementText": query.statement,
@@ -150,9 +147,9 @@ impl Engine {
             "overriddenProperties": {},
             "ksqlHostQueryStatus": {},
             "queryType": "PERSISTENT",
-            "queryErrors": [],
+            "queryErrors": errors.into_iter().collect::<Vec<_>>(),
             "tasksMetadata": [],
-            "state": if query.paused { "PAUSED" } else { "RUNNING" },
+            "state": self.query_state(&query.id),
         });
         Ok(vec![description_entity(context, description)])
     }

@@ -81,6 +81,16 @@ pub enum Entity {
     Warning { statement_text: String, message: String, warnings: Vec<Value> },
 }
 
+impl Entity {
+    /// Adds a warning to the answer of a statement that went through the command topic.
+    pub(crate) fn warn(mut self, sentence: Option<String>) -> Self {
+        if let (Self::CurrentStatus { warnings, .. }, Some(sentence)) = (&mut self, sentence) {
+            warnings.push(serde_json::json!({ "message": sentence }));
+        }
+        self
+    }
+}
+
 /// Outcome of a command.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

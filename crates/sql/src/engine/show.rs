@@ -1,7 +1,7 @@
 //! SHOW | LIST: what there is.
 
 use herdsman_stream::functions::{self, FunctionKind};
-use herdsman_stream::runtime::QueryState;
+use herdsman_stream::runtime::{QueryState, QueryStatus};
 use serde_json::{Map, Value as Json, json};
 
 use super::describe::schema_json;
@@ -59,13 +59,22 @@ impl Engine {
         Ok(vec![entity])
     }
 
-    pub(super) fn query_json(&self, state: &State, query: &RunningQuery) -> Json {
-        let status = self.inner.runtime.queries().into_iter().find(|status| status.id == query.id);
-        let running = match status.map(|status| status.state) {
+    /// How the running query `id` stands.
+    pub(super) fn query_status(&self, id: &str) -> Option<QueryStatus> {
+        self.inner.runtime.queries().into_iter().find(|status| status.id == *id)
+    }
+
+    /// Its state in ksqlDB's words.
+    pub(super) fn query_state(&self, id: &str) -> &'static str {
+        match self.query_status(id).map(|status| status.state) {
             Some(QueryState::Error(_)) => "ERROR",
             Some(QueryState::Paused) => "PAUSED",
             _ => "RUNNING",
-        };
+        }
+    }
+
+    pub(super) fn query_json(&self, state: &State, query: &RunningQuery) -> Json {
+        let running = self.query_state(&query.id);
         let topic = state.catalog.sources.get(&query.sink).map(|source| source.topic.clone());
         json!({
             "queryString": query.statement,
