@@ -23,10 +23,16 @@ impl Failure {
         Self { message: message.to_string(), code: 2 }
     }
 
-    /// Prints the line.
+    /// The work failed, and what was wrong has been printed (exit code 1).
+    pub fn told() -> Self {
+        Self::new("")
+    }
+
+    /// Prints the line; ksqlDB's words may have been several.
     pub fn report(self) -> ExitCode {
         if !self.message.is_empty() {
-            eprintln!("herdsman: {}", self.message);
+            let line: Vec<&str> = self.message.lines().map(str::trim).collect();
+            eprintln!("herdsman: {}", line.join(" "));
         }
         ExitCode::from(self.code)
     }
@@ -47,8 +53,8 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
-/// Help and version go to standard output; a wrong call becomes one line that says what was meant.
-pub fn usage(error: &clap::Error) -> Result<(), Failure> {
+/// Help and version go to standard output; a wrong call of `program` becomes one line that says what was meant.
+pub fn usage(program: &clap::Command, error: &clap::Error) -> Result<(), Failure> {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             let _ = error.print();
@@ -74,13 +80,30 @@ pub fn usage(error: &clap::Error) -> Result<(), Failure> {
         }
         _ => None,
     };
-    let near = text(ContextKind::SuggestedArg).or_else(|| text(ContextKind::SuggestedSubcommand));
+    let near = text(ContextKind::SuggestedArg)
+        .map(|flag| with_value(program, flag))
+        .or_else(|| text(ContextKind::SuggestedSubcommand));
     let line = match (what, near) {
         (Some(what), Some(near)) => format!("{what}: did you mean {near}?"),
         (Some(what), None) => format!("{what}: herdsman --help lists what there is"),
         (None, _) => first_paragraph(&error.to_string()),
     };
     Err(Failure::usage(line))
+}
+
+/// `--kafka` as `--kafka ADDR`, as the command that was called names its value.
+fn with_value(program: &clap::Command, flag: String) -> String {
+    let mut called = program;
+    for word in std::env::args().skip(1) {
+        called = called.find_subcommand(&word).unwrap_or(called);
+    }
+    let long = flag.trim_start_matches('-');
+    let argument = called.get_arguments().find(|argument| argument.get_long() == Some(long));
+    let takes_value = argument.filter(|argument| argument.get_action().takes_values());
+    match takes_value.and_then(|argument| argument.get_value_names()?.first()) {
+        Some(name) => format!("{flag} {name}"),
+        None => flag,
+    }
 }
 
 fn first_paragraph(text: &str) -> String {

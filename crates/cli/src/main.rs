@@ -4,7 +4,7 @@ mod allocator;
 mod commands;
 mod failure;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::failure::Failure;
 
@@ -50,7 +50,7 @@ fn main() -> std::process::ExitCode {
     allocator::configure();
     let outcome = match Cli::try_parse() {
         Ok(cli) => run(cli.command),
-        Err(error) => failure::usage(&error),
+        Err(error) => failure::usage(&Cli::command(), &error),
     };
     match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,
@@ -61,6 +61,7 @@ fn main() -> std::process::ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("HERDSMAN_LOG")
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::ServerError;
-use crate::nearest::nearest;
+use crate::nearest::{nearest, unreadable};
 
 /// Everything `herdsman serve` can be told.
 #[derive(Debug, Clone, Deserialize)]
@@ -123,10 +123,8 @@ impl Config {
         let mut config = match path {
             None => Self::default(),
             Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| ServerError::Config {
-                    place: path.display().to_string(),
-                    reason: error.to_string(),
-                })?;
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| ServerError::NoConfig(unreadable(path, &error)))?;
                 Self::parse(&text, &path.display().to_string())?
             }
         };

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
+    /// The configuration file cannot be read.
+    #[error("{0}")]
+    NoConfig(String),
     /// The configuration cannot be used.
     #[error("{place}: {reason}")]
     Config {
@@ -41,12 +44,9 @@ pub enum ServerError {
         #[source]
         source: std::io::Error,
     },
-    /// The data folder cannot be opened.
-    #[error(transparent)]
-    Log(#[from] herdsman_log::LogError),
     /// The broker cannot start.
-    #[error("broker: {0}")]
-    Broker(String),
+    #[error(transparent)]
+    Broker(#[from] herdsman_broker::BrokerError),
     /// The bus refuses.
     #[error(transparent)]
     Bus(#[from] herdsman_bus::BusError),

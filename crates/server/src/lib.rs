@@ -11,4 +11,4 @@ mod nearest;
 pub use config::{CacheConfig, Config, LoaderConfig};
 pub use error::ServerError;
 pub use house::House;
-pub use nearest::nearest;
+pub use nearest::{nearest, unreadable};

@@ -1,5 +1,25 @@
 //! The nearest known name to one that is not known, for "did you mean …?".
 
+use std::io;
+use std::path::Path;
+
+/// Why `file` cannot be read: `no file flights.csv in /home/ana/hunt: did you mean flights.parquet?`
+#[must_use]
+pub fn unreadable(file: &Path, error: &io::Error) -> String {
+    if error.kind() != io::ErrorKind::NotFound {
+        return format!("cannot read {}: {error}", file.display());
+    }
+    let folder = match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => std::env::current_dir().unwrap_or_default(),
+    };
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let names = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+    let near = nearest(&name, names.map(|entry| entry.file_name().to_string_lossy().into_owned()));
+    let hint = near.map(|near| format!(": did you mean {near}?")).unwrap_or_default();
+    format!("no file {name} in {}{hint}", folder.display())
+}
+
 /// The candidate closest to `wanted`, unless even that one is far off (more than half of its letters differ).
 pub fn nearest(wanted: &str, candidates: impl IntoIterator<Item = String>) -> Option<String> {
     candidates

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use herdsman_guard::CacheUrl;
 use serde_json::Value;
 
+use super::no_server;
 use crate::failure::Failure;
 
 /// The guard.
@@ -73,6 +74,7 @@ fn proxy(listen: SocketAddr, cache: &str, p99: Option<Duration>) -> Result<(), F
         )));
     }
     let cache = CacheUrl::parse(cache).map_err(Failure::usage)?;
+    drop(herdsman_server::listen::bind(listen, "--listen")?);
     let (stop, stopped) = mpsc::sync_channel(1);
     ctrlc::set_handler(move || {
         let _ = stop.try_send(());
@@ -112,9 +114,8 @@ fn explain(url: &str, json: bool) -> Result<(), Failure> {
 
 fn from_server(url: &str) -> Result<Value, Failure> {
     let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-    let response = ureq::get(format!("{}/guards", url.trim_end_matches('/'))).call().map_err(|error| {
-        Failure::new(format!("no server at {url}: {error}; start one with herdsman serve"))
-    })?;
+    let url = url.trim_end_matches('/');
+    let response = ureq::get(format!("{url}/guards")).call().map_err(|error| no_server(url, &error))?;
     Ok(serde_json::from_reader(response.into_body().into_reader())?)
 }
 

@@ -56,7 +56,7 @@ pub struct Hunt {
     #[arg(long, value_name = "ADDR")]
     http: Option<SocketAddr>,
     /// Stream threads [default: one per core]
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     threads: usize,
     /// Seed of the treasures
     #[arg(long, value_name = "N", default_value_t = 2013)]

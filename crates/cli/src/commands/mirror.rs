@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use clap::Args;
 use herdsman_mirror::{Mirror, MirrorConfig};
 
+use super::read;
 use crate::failure::Failure;
 
 /// The mirror.
@@ -19,8 +20,7 @@ pub struct MirrorCommand {
 impl MirrorCommand {
     /// Mirrors until Ctrl-C.
     pub fn run(self) -> Result<(), Failure> {
-        let text = std::fs::read_to_string(&self.config)
-            .map_err(|error| Failure::usage(format!("cannot read {}: {error}", self.config.display())))?;
+        let text = read(&self.config)?;
         let config = MirrorConfig::from_toml(&text)
             .map_err(|error| Failure::usage(format!("{}: {error}", self.config.display())))?;
         let (stop, stopped) = mpsc::sync_channel(1);

@@ -26,7 +26,7 @@ const BATCH_RECORDS: usize = 10_000;
 impl Produce {
     /// Sends until the input ends; prints how many records were acknowledged.
     pub fn run(self) -> Result<(), Failure> {
-        let bus = self.cluster.connect()?;
+        let bus = self.cluster.connect_impatiently()?;
         let description = bus.topic(&self.topic)?.ok_or_else(|| topic::missing(bus.as_ref(), &self.topic))?;
         let mut lanes: Vec<BatchBuilder> = (0..description.partitions).map(|_| BatchBuilder::new()).collect();
         let (mut accepted, mut duplicates, mut turn) = (0_u64, 0_u64, 0_usize);
@@ -60,7 +60,9 @@ impl Produce {
             }
         }
         flush(&mut lanes)?;
-        eprintln!("{accepted} records acknowledged, {duplicates} duplicates dropped");
+        let dropped =
+            if duplicates > 0 { format!(", {duplicates} duplicates dropped") } else { String::new() };
+        eprintln!("{accepted} records acknowledged{dropped}");
         Ok(())
     }
 }

@@ -60,11 +60,7 @@ impl Route {
                         }
                     }
                 }
-                if broken == 0 {
-                    Ok(())
-                } else {
-                    Err(Failure::new(format!("{broken} mistakes in {} files", files.len())))
-                }
+                if broken == 0 { Ok(()) } else { Err(Failure::told()) }
             }
             Action::Run { cluster, properties, files } => {
                 let mut values = BTreeMap::new();

@@ -33,7 +33,7 @@ pub struct Serve {
 impl Serve {
     /// Serves until Ctrl-C or SIGTERM.
     pub fn run(self) -> Result<(), Failure> {
-        let mut config = Config::load(self.config.as_deref())?;
+        let mut config = Config::load(self.config.as_deref()).map_err(Failure::usage)?;
         if let Some(data) = self.data {
             config.data = data;
         }

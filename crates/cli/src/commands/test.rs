@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::read;
 use crate::failure::Failure;
 
 /// Test cases.
@@ -33,18 +34,17 @@ impl Test {
                 "nothing to test: name case files or folders, or pass -s FILE -o FILE",
             ));
         }
+        for path in &self.paths {
+            path.metadata().map_err(|error| Failure::usage(herdsman_server::unreadable(path, &error)))?;
+        }
         let summary = herdsman_sql::testing::run_paths(&self.paths, &mut std::io::stdout().lock())
             .map_err(Failure::usage)?;
-        if summary.failed() == 0 { Ok(()) } else { Err(Failure::new("")) }
+        if summary.failed() == 0 { Ok(()) } else { Err(Failure::told()) }
     }
 }
 
 /// One script as ksql-test-runner runs it.
 fn script(statements: &Path, input: Option<&Path>, output: &Path) -> Result<(), Failure> {
-    let read = |file: &Path| {
-        std::fs::read_to_string(file)
-            .map_err(|error| Failure::usage(format!("cannot read {}: {error}", file.display())))
-    };
     let inputs = input.map(read).transpose()?;
     match herdsman_sql::testing::run_script(&read(statements)?, inputs.as_deref(), &read(output)?) {
         Ok(()) => {

@@ -98,6 +98,7 @@ fn describe(bus: &dyn Bus, name: &str) -> Result<(), Failure> {
 /// `no topic evnts: did you mean events? To make it: herdsman topic create evnts`
 pub fn missing(bus: &dyn Bus, name: &str) -> Failure {
     let names = bus.topics().unwrap_or_default().into_iter().map(|topic| topic.name);
-    let near = nearest(name, names).map(|near| format!("did you mean {near}? ")).unwrap_or_default();
-    Failure::new(format!("no topic {name}: {near}To make it: herdsman topic create {name}"))
+    let near =
+        nearest(name, names).map_or_else(|| "to".to_owned(), |near| format!("did you mean {near}? To"));
+    Failure::new(format!("no topic {name}: {near} make it: herdsman topic create {name}"))
 }

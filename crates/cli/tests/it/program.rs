@@ -1,5 +1,6 @@
 //! Runs the program and keeps what it said.
 
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -68,9 +69,24 @@ pub fn read_json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
+/// Repeats `look` until it says something that contains `wanted`, for at most ten seconds; gives that.
+pub fn eventually(wanted: &str, mut look: impl FnMut() -> String) -> String {
+    let start = now_s();
+    let mut last = String::new();
+    while now_s() - start < 10.0 {
+        last = look();
+        if last.contains(wanted) {
+            return last;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("{wanted} never came; last: {last}");
+}
+
 /// A running `herdsman serve`, killed by pid when dropped.
 pub struct Server {
     child: Child,
+    log: tempfile::NamedTempFile,
     /// Kafka listener.
     pub kafka: String,
     /// HTTP listener.
@@ -87,14 +103,27 @@ impl Drop for Server {
 impl Server {
     /// Starts on free ports and waits until it answers.
     pub fn start(data: &Path) -> Self {
+        Self::start_with(data, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(data: &Path, more: &[&str]) -> Self {
+        Self::start_as(herdsman(), data, more)
+    }
+
+    /// The same as a child of `command`, which runs what its arguments say.
+    pub fn start_as(mut command: Command, data: &Path, more: &[&str]) -> Self {
         let (kafka, http) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
-        let child = herdsman()
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let child = command
             .args(["serve", "--kafka", &kafka, "--http", &http, "--data"])
             .arg(data)
+            .args(more)
             .stdout(Stdio::null())
+            .stderr(log.reopen().unwrap())
             .spawn()
             .unwrap();
-        let server = Self { child, kafka, http };
+        let server = Self { child, log, kafka, http };
         for _ in 0..200 {
             if std::net::TcpStream::connect(&server.http).is_ok() {
                 return server;
@@ -102,6 +131,34 @@ impl Server {
             std::thread::sleep(Duration::from_millis(25));
         }
         panic!("herdsman serve did not answer on {}", server.http);
+    }
+
+    /// The line of its log that contains `wanted`, without time and level, when it has come.
+    pub fn says(&self, wanted: &str) -> String {
+        let log = eventually(wanted, || std::fs::read_to_string(self.log.path()).unwrap());
+        let line = log.lines().find(|line| line.contains(wanted)).unwrap();
+        let (_, sentence) = line.split_once(" WARN ").unwrap_or_else(|| panic!("no warning: {line}"));
+        sentence.to_owned()
+    }
+
+    /// Runs SQL and gives what it prints.
+    pub fn sql(&self, statements: &str) -> String {
+        let answer = run(&["sql", &self.http, "-e", statements]);
+        assert_eq!(answer.code, 0, "{statements}: {}", answer.err);
+        answer.out
+    }
+
+    /// Sends lines, `key|value` or a value, to a topic.
+    pub fn produce(&self, topic: &str, lines: impl AsRef<[u8]>) -> Said {
+        let mut child = herdsman()
+            .args(["produce", "--kafka", &self.kafka, "--key-separator", "|", topic])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_ref()).unwrap();
+        said(&child.wait_with_output().unwrap())
     }
 
     /// Its process id.

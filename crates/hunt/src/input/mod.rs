@@ -83,15 +83,8 @@ impl Events {
 #[non_exhaustive]
 pub enum InputError {
     /// No such file.
-    #[error("no file {file} in {folder}{hint}")]
-    NoFile {
-        /// What was asked for.
-        file: String,
-        /// Where it was looked for.
-        folder: String,
-        /// `: did you mean …?` or nothing.
-        hint: String,
-    },
+    #[error("{0}")]
+    NoFile(String),
     /// The file cannot be read.
     #[error("cannot read {file}: {reason}")]
     Read {

@@ -7,6 +7,7 @@ use herdsman_sql::{Engine, Session, StatementClass};
 use serde_json::{Value, json};
 
 use super::print;
+use crate::commands::no_server;
 use crate::failure::Failure;
 
 /// A server.
@@ -31,7 +32,7 @@ impl Client {
 
     /// Runs all statements of `script` in order; stops at the first that fails.
     pub(super) fn run_script(&self, script: &str) -> Result<(), Failure> {
-        let statements = Engine::split(script).map_err(|error| Failure::new(error.caret()))?;
+        let statements = Engine::split(script)?;
         for (class, statement) in statements {
             self.run(class, &statement)?;
         }
@@ -43,7 +44,7 @@ impl Client {
         match class {
             StatementClass::Query | StatementClass::Print => return self.query(statement),
             StatementClass::Session => {
-                return self.session.apply(statement).map_err(|error| Failure::new(error.caret()));
+                return Ok(self.session.apply(statement)?);
             }
             StatementClass::Other => {}
         }
@@ -67,11 +68,16 @@ impl Client {
             if text.is_empty() {
                 continue;
             }
+            let element: Value = serde_json::from_str(text)?;
+            let refused = element["errorMessage"]["message"].as_str();
             if self.json {
                 println!("{text}");
-                continue;
+            } else if refused.is_none() {
+                print::row(&element, &mut header);
             }
-            print::row(&serde_json::from_str(text)?, &mut header);
+            if let Some(message) = refused {
+                return Err(Failure::new(message));
+            }
         }
         Ok(())
     }
@@ -88,14 +94,15 @@ impl Client {
             .post(format!("{}{path}", self.url))
             .header("content-type", "application/vnd.ksql.v1+json")
             .send(body)
-            .map_err(|error| {
-                Failure::new(format!("no server at {}: {error}; start one with herdsman serve", self.url))
-            })?;
+            .map_err(|error| no_server(&self.url, &error))?;
         let failed = !response.status().is_success();
         let status = response.status();
         let reader = response.into_body().into_reader();
         if failed {
             let error: Value = serde_json::from_reader(reader).unwrap_or_default();
+            if self.json {
+                println!("{error:#}");
+            }
             let message = error["message"].as_str().map_or_else(|| status.to_string(), str::to_owned);
             return Err(Failure::new(message));
         }

@@ -17,6 +17,7 @@ use herdsman_sql::export::{FlinkOptions, flink_with};
 use herdsman_sql::{Engine, EngineConfig, Session, SqlError};
 use herdsman_stream::runtime::{Runtime, RuntimeConfig};
 
+use super::read;
 use crate::failure::Failure;
 use client::Client;
 
@@ -88,28 +89,6 @@ impl Sql {
     }
 }
 
-fn read(file: &PathBuf) -> Result<String, Failure> {
-    std::fs::read_to_string(file).map_err(|error| {
-        if error.kind() == std::io::ErrorKind::NotFound {
-            let folder = file
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty())
-                .map_or_else(|| std::env::current_dir().unwrap_or_default(), std::path::Path::to_path_buf);
-            let names = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-            let near = file.file_name().and_then(|name| {
-                herdsman_server::nearest(
-                    &name.to_string_lossy(),
-                    names.map(|entry| entry.file_name().to_string_lossy().into_owned()),
-                )
-            });
-            let near = near.map(|near| format!(": did you mean {near}?")).unwrap_or_default();
-            Failure::usage(format!("no file {} in {}{near}", file.display(), folder.display()))
-        } else {
-            Failure::usage(format!("cannot read {}: {error}", file.display()))
-        }
-    })
-}
-
 /// Runs each script on a scratch engine in memory, which has the real catalog and planner.
 fn check(files: &[PathBuf]) -> Result<(), Failure> {
     let mut broken = 0;
@@ -123,11 +102,7 @@ fn check(files: &[PathBuf]) -> Result<(), Failure> {
             }
         }
     }
-    if broken == 0 {
-        Ok(())
-    } else {
-        Err(Failure::new(format!("{broken} of {} scripts are refused", files.len())))
-    }
+    if broken == 0 { Ok(()) } else { Err(Failure::told()) }
 }
 
 fn check_script(text: &str) -> Result<usize, SqlError> {

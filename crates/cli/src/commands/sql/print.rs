@@ -20,6 +20,9 @@ pub(super) fn entity(entity: &Value) {
             }
         }
     }
+    for warning in entity["warnings"].as_array().into_iter().flatten() {
+        eprintln!("herdsman: {}", text(&warning["message"]));
+    }
 }
 
 fn source(description: &Value) {
@@ -34,7 +37,7 @@ fn source(description: &Value) {
         })
         .collect();
     table(&["Field", "Type"], &rows);
-    for key in ["topic", "statement"] {
+    for key in ["topic", "statement", "statistics", "errorStats"] {
         if let Some(value) = description[key].as_str().filter(|value| !value.is_empty()) {
             println!("{key}: {value}");
         }
@@ -64,8 +67,6 @@ pub(super) fn row(element: &Value, header: &mut bool) {
         println!("{}", columns.iter().map(text).collect::<Vec<_>>().join(" | "));
     } else if let Some(message) = element["finalMessage"].as_str() {
         println!("{message}");
-    } else if !element["errorMessage"].is_null() {
-        eprintln!("{}", text(&element["errorMessage"]["message"]));
     } else {
         println!("{element}");
     }

@@ -297,15 +297,8 @@ impl Resolver<'_> {
 }
 
 fn must_exist(path: &Path) -> Result<(), InputError> {
-    if path.exists() {
-        return Ok(());
-    }
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let folder = parent.map_or_else(|| std::env::current_dir().unwrap_or_default(), Path::to_path_buf);
-    let names = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-    let near = hint(&name, names.map(|entry| entry.file_name().to_string_lossy().into_owned()));
-    Err(InputError::NoFile { file: name, folder: folder.display().to_string(), hint: near })
+    let no_file = |error| InputError::NoFile(herdsman_server::unreadable(path, &error));
+    path.metadata().map(|_| ()).map_err(no_file)
 }
 
 fn by_ending(file: &Path) -> Option<FileFormat> {
