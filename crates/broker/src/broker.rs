@@ -263,10 +263,23 @@ impl Broker {
         self.tick_transactions();
         self.compact_offsets()?;
         self.compact_transactions()?;
+        self.compact_topics();
         self.keep_producers(PRODUCERS_KEPT_EVERY_BYTES)?;
         self.report_repeats(false);
         self.log.maintain(self.clock.now_ms())?;
         Ok(())
+    }
+
+    /// Compacts topics whose `cleanup.policy` asks for it; the broker's own are written anew instead.
+    fn compact_topics(&self) {
+        for topic in self.all_topics().iter().filter(|topic| topic.compacted && !topic.meta.internal) {
+            for (index, state) in (0..).zip(&topic.states) {
+                let at = TopicPartition::new(Arc::clone(&topic.meta.name), index);
+                if let Err(error) = state.compact(&self.log, &at, self.clock.now_ms()) {
+                    tracing::warn!(topic_partition = %at, %error, "not compacted");
+                }
+            }
+        }
     }
 
     /// Keeps the producers of every partition that grew by `bytes_grown`: what a start reads back is bounded by that.

@@ -11,7 +11,7 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
-use herdsman_log::Log;
+use herdsman_log::{Log, Transactions};
 use herdsman_record::{Batch, Header, TopicPartition};
 
 use crate::BrokerError;
@@ -130,8 +130,8 @@ impl PartitionState {
         let aborted = self.aborted_in(from, next);
         batches.retain(|batch| {
             let header = batch.header();
-            let undone = header.is_transactional() && aborted.iter().any(|one| one.holds(&header));
-            !header.is_control() && !undone
+            let is_aborted = header.is_transactional() && aborted.iter().any(|one| one.holds(&header));
+            !header.is_control() && !is_aborted
         });
         Some(next)
     }
@@ -158,6 +158,18 @@ impl PartitionState {
         log.flush(at)?;
         log.store_producers(at, &snapshot)?;
         self.kept_at_bytes.store(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Compacts the partition if enough of it is dirty.
+    pub(crate) fn compact(&self, log: &Log, at: &TopicPartition, now_ms: i64) -> Result<(), BrokerError> {
+        self.load(log, at)?;
+        let stable = self.last_stable(log.offsets(at)?.1);
+        let is_aborted = |header: &Header| {
+            let found = self.aborted_in(header.base_offset, header.next_offset());
+            found.iter().any(|one| one.holds(header))
+        };
+        log.compact(at, &Transactions { stable, is_aborted: &is_aborted }, now_ms)?;
         Ok(())
     }
 

@@ -4,17 +4,10 @@
 //! every surviving record and the delta of the last, as compaction does: the header still tells which sequences were
 //! used, so its next batch is in order, also after a restart, even if nothing of this one was kept.
 
-use bytes::{Bytes, BytesMut};
-use herdsman_record::batch::{HEADER_LEN, LENGTH_PREFIX_LEN, crc32c};
-use herdsman_record::varint::get_varlong;
-use herdsman_record::{Batch, BatchBuilder, Compression, RecordError, Records};
+use herdsman_record::{Batch, BatchBuilder, RecordError, Records};
 
 use crate::dedupe::Fresh;
 
-const LENGTH: std::ops::Range<usize> = 8..12;
-const CRC: std::ops::Range<usize> = 17..21;
-const CRC_START: usize = 21;
-const RECORD_COUNT: std::ops::Range<usize> = 57..61;
 /// Attribute bit: timestamps are append times.
 const TIMESTAMP_TYPE_BIT: i16 = 0x08;
 
@@ -23,7 +16,7 @@ pub fn keep_fresh(batch: &Batch, records: &Records, fresh: &Fresh) -> Result<Opt
     let header = batch.header();
     let codec = header.compression()?;
     if header.producer_id >= 0 {
-        return keep_places(batch, records, fresh, codec).map(Some);
+        return batch.retain(records, |index| fresh.is_fresh(index)).map(Some);
     }
     if fresh.duplicates() == fresh.len() {
         return Ok(None);
@@ -39,43 +32,9 @@ pub fn keep_fresh(batch: &Batch, records: &Records, fresh: &Fresh) -> Result<Opt
     builder.finish(codec).map(Some)
 }
 
-/// Copies the surviving records byte for byte, each at the offset delta it had.
-fn keep_places(
-    batch: &Batch,
-    records: &Records,
-    fresh: &Fresh,
-    codec: Compression,
-) -> Result<Batch, RecordError> {
-    let overrun = || RecordError::Malformed("record fields overrun the batch");
-    let body = records.body().as_ref();
-    let mut kept = Vec::with_capacity(body.len());
-    let (mut at, mut count) = (0, 0_i32);
-    for index in 0..records.len() {
-        let start = at;
-        let len = get_varlong(body, &mut at).and_then(|len| usize::try_from(len).ok()).ok_or_else(overrun)?;
-        at = at.checked_add(len).ok_or_else(overrun)?;
-        if fresh.is_fresh(index) {
-            kept.extend_from_slice(body.get(start..at).ok_or_else(overrun)?);
-            count += 1;
-        }
-    }
-    let packed = if codec == Compression::None { kept } else { codec.compress(&kept)? };
-    let total = HEADER_LEN + packed.len();
-    let mut out = BytesMut::with_capacity(total);
-    out.extend_from_slice(batch.bytes().get(..HEADER_LEN).ok_or_else(overrun)?);
-    out.extend_from_slice(&packed);
-    let length = i32::try_from(total - LENGTH_PREFIX_LEN).map_err(|_| overrun())?;
-    for (range, value) in [(LENGTH, length), (RECORD_COUNT, count)] {
-        out.get_mut(range).ok_or_else(overrun)?.copy_from_slice(&value.to_be_bytes());
-    }
-    let crc = crc32c(out.get(CRC_START..).unwrap_or_default());
-    out.get_mut(CRC).ok_or_else(overrun)?.copy_from_slice(&crc.to_be_bytes());
-    Batch::from_bytes(Bytes::from(out))
-}
-
 #[cfg(test)]
 mod tests {
-    use herdsman_record::EventId;
+    use herdsman_record::{Compression, EventId};
 
     use super::*;
     use crate::dedupe::Dedupe;

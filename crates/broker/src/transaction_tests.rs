@@ -330,3 +330,54 @@ fn a_reader_that_never_stops_reading_sees_no_record_of_aborted_transactions() {
     writer.join().unwrap();
     assert_eq!(state.aborted_in(0, i64::MAX).len(), usize::try_from(TURNS).unwrap());
 }
+
+#[test]
+fn a_compacted_topic_keeps_what_was_committed_last_and_its_producers_go_on() {
+    let place = Place::new();
+    let configs =
+        [("cleanup.policy", "compact"), ("segment.bytes", "3000"), ("min.cleanable.dirty.ratio", "0.1")];
+    let configs = configs.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let broker = place.open();
+    broker.create_topic("finds", 1, &BTreeMap::from(configs)).unwrap();
+    let within = |claim: Claim, number: u32| {
+        let mut builder = BatchBuilder::new();
+        builder.producer(claim.producer_id, claim.producer_epoch, 0);
+        builder.attributes(0x10);
+        let key = (number % 5).to_string();
+        builder.append(NOW, Some(key.as_bytes()), Some(number.to_string().as_bytes()), &[]);
+        let within = Within { transactional_id: "copy", adds: true };
+        broker.produce_within(&finds(0), builder.finish(Compression::None).unwrap(), Some(within)).unwrap();
+    };
+    let mut claim = begin(&broker);
+    for number in 0..100 {
+        within(claim, number);
+        // the last rounds of keys 3 and 4 are aborted
+        let outcome = if number >= 90 && number % 5 >= 3 { Outcome::Abort } else { Outcome::Commit };
+        claim = end(&broker, claim, outcome);
+    }
+    let size = || broker.log().size(&finds(0)).unwrap();
+    let before = size();
+    broker.maintain().unwrap(); // makes it durable
+    place.pass(Duration::from_secs(2));
+    broker.maintain().unwrap();
+    broker.maintain().unwrap();
+    let with_markers = size();
+    place.pass(Duration::from_secs(2 * 86_400));
+    broker.maintain().unwrap();
+    let after = size();
+    assert!(
+        before > with_markers && with_markers > 2 * after,
+        "{before} bytes, {with_markers}, then {after}"
+    );
+    drop(broker);
+    let broker = place.open();
+    let seen = committed(&broker, &finds(0), 0);
+    let newest = |key: u32| {
+        let of_key = seen.iter().map(|value| value.parse::<u32>().unwrap()).filter(|value| value % 5 == key);
+        of_key.last()
+    };
+    assert_eq!([0, 1, 2, 3, 4].map(newest), [95, 96, 97, 88, 89].map(Some));
+    assert_eq!(broker.state(&finds(0)).unwrap().last_stable(i64::MAX), i64::MAX, "no transaction seems open");
+    send(&broker, &finds(0), claim, 0, "100").unwrap_err(); // a key is needed
+    assert_eq!(begin(&broker).producer_epoch, claim.producer_epoch + 1);
+}

@@ -151,7 +151,7 @@ pub const TOPIC_CONFIGS: &[ConfigKey] = &[
 ];
 
 /// The configs of one topic that the log itself obeys.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TopicConfig {
     pub(crate) segment_bytes: u64,
     pub(crate) segment_ms: i64,
@@ -159,6 +159,11 @@ pub(crate) struct TopicConfig {
     pub(crate) retention_ms: Option<i64>,
     pub(crate) retention_bytes: Option<u64>,
     pub(crate) delete: bool,
+    pub(crate) compact: bool,
+    pub(crate) delete_retention_ms: i64,
+    pub(crate) min_cleanable_dirty_ratio: f64,
+    pub(crate) min_compaction_lag_ms: i64,
+    pub(crate) max_compaction_lag_ms: i64,
     pub(crate) flush_messages: i64,
     pub(crate) flush_ms: i64,
     pub(crate) page_cache_bytes: Option<u64>,
@@ -228,6 +233,14 @@ impl TopicConfig {
             retention_bytes: bytes("retention.bytes"),
             delete: effective(set, defaults, "cleanup.policy")
                 .is_some_and(|policy| policy.contains("delete")),
+            compact: effective(set, defaults, "cleanup.policy")
+                .is_some_and(|policy| policy.contains("compact")),
+            delete_retention_ms: number("delete.retention.ms"),
+            min_cleanable_dirty_ratio: effective(set, defaults, "min.cleanable.dirty.ratio")
+                .and_then(|value| value.parse().ok())
+                .unwrap_or(0.5),
+            min_compaction_lag_ms: number("min.compaction.lag.ms"),
+            max_compaction_lag_ms: number("max.compaction.lag.ms"),
             flush_messages: number("flush.messages"),
             flush_ms: number("flush.ms"),
             page_cache_bytes: bytes("herdsman.page.cache.bytes"),

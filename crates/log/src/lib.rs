@@ -9,6 +9,7 @@
 //! └── topics/finds-0/
 //!     ├── 00000000000000000000.log      record batches back to back, byte for byte as Kafka stores them
 //!     ├── 00000000000000000000.index    sparse offset and time index, rebuilt when missing or wrong
+//!     ├── compacted                     how far a compacted topic was compacted, and when
 //!     ├── producers.snapshot            what the broker knew of producers up to some offset
 //!     └── partition.metadata            the topic's id
 //! ```
@@ -24,6 +25,8 @@
 
 mod atomic;
 mod checkpoint;
+mod cleaned;
+mod compaction;
 mod config;
 mod error;
 mod index;
@@ -43,6 +46,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 
 use herdsman_record::{Batch, TopicPartition};
 
+pub use compaction::{Compacted, Transactions};
 pub use config::{ConfigKey, ConfigKind, LogConfig, TOPIC_CONFIGS, check_configs};
 pub use error::LogError;
 pub use log::Log;

@@ -464,6 +464,11 @@ impl Log {
         Ok(())
     }
 
+    /// The recovery point that a start would find.
+    pub(crate) fn checkpointed(&self, tp: &TopicPartition) -> i64 {
+        hold(&self.admin).checkpointed.get(tp).map_or(0, |point| point.recovery_point)
+    }
+
     /// A number that goes up with every append, in any partition.
     #[must_use]
     pub fn version(&self) -> u64 {

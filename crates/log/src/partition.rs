@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
 use herdsman_host::Disk;
 use herdsman_record::{Batch, Header, TopicPartition};
 
+use crate::cleaned::Cleaned;
 use crate::config::TopicConfig;
 use crate::segment::Segment;
 use crate::tail::{Tail, TailBudget};
@@ -36,6 +37,8 @@ pub(crate) struct Partition {
     high_watermark: AtomicI64,
     sync: Mutex<SyncState>,
     synced: Condvar,
+    /// Held by who compacts; `None` until first asked for.
+    pub(crate) cleaned: Mutex<Option<Cleaned>>,
     /// Whether the folder has a file whose name is not durable yet.
     names_unsynced: AtomicBool,
 }
@@ -124,6 +127,7 @@ impl Partition {
             high_watermark: AtomicI64::new(found.end),
             sync: Mutex::new(sync),
             synced: Condvar::new(),
+            cleaned: Mutex::default(),
             names_unsynced: AtomicBool::new(true),
         }
     }
@@ -151,6 +155,10 @@ impl Partition {
 
     pub(crate) fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
         Arc::clone(&read_lock(&self.segments))
+    }
+
+    pub(crate) fn set_segments(&self, segments: Vec<Arc<Segment>>) {
+        *write_lock(&self.segments) = Arc::new(segments);
     }
 
     pub(crate) fn size(&self) -> u64 {
@@ -183,6 +191,7 @@ impl Partition {
 
     /// Ends the partition: no more writes, nothing kept in memory.
     pub(crate) fn mark_deleted(&self) {
+        let _cleaned = hold(&self.cleaned);
         hold(&self.writer).closed = Some(Closed::Deleted);
         self.tail.clear();
     }

@@ -8,6 +8,7 @@ use herdsman_host::Disk;
 use herdsman_record::TopicPartition;
 
 use crate::checkpoint::Point;
+use crate::compaction;
 use crate::config::TopicConfig;
 use crate::journal::Part;
 use crate::partition::{Found, Partition, Place};
@@ -94,6 +95,7 @@ pub(crate) fn open(
     }
     let mut bases = Vec::new();
     if disk.exists(dir) {
+        compaction::recover(disk, dir)?;
         let names = disk.list(dir).map_err(LogError::io("list", dir))?;
         bases = names.iter().filter_map(|name| base_offset_of(name)).collect();
     }

@@ -38,7 +38,7 @@ pub(crate) const RECORD_COUNT: Range<usize> = 57..61;
 const _: () = assert!(RECORD_COUNT.end == HEADER_LEN);
 
 const TIMESTAMP_TYPE_BIT: i16 = 0x08;
-const TRANSACTIONAL_BIT: i16 = 0x10;
+pub(crate) const TRANSACTIONAL_BIT: i16 = 0x10;
 const CONTROL_BIT: i16 = 0x20;
 
 /// One record batch: exactly its bytes, header checked for consistency, shared and cheap to clone.

@@ -9,6 +9,7 @@ pub mod builder;
 pub mod compression;
 pub mod event_id;
 pub mod partitioner;
+pub mod retain;
 pub mod topic_partition;
 pub mod varint;
 

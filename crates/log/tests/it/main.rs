@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod compaction;
 mod kill;
 mod model;
 mod page_cache;
