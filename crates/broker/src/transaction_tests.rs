@@ -372,10 +372,8 @@ fn a_compacted_topic_keeps_what_was_committed_last_and_its_producers_go_on() {
     drop(broker);
     let broker = place.open();
     let seen = committed(&broker, &finds(0), 0);
-    let newest = |key: u32| {
-        let of_key = seen.iter().map(|value| value.parse::<u32>().unwrap()).filter(|value| value % 5 == key);
-        of_key.last()
-    };
+    let newest =
+        |key: u32| seen.iter().map(|value| value.parse::<u32>().unwrap()).rfind(|value| value % 5 == key);
     assert_eq!([0, 1, 2, 3, 4].map(newest), [95, 96, 97, 88, 89].map(Some));
     assert_eq!(broker.state(&finds(0)).unwrap().last_stable(i64::MAX), i64::MAX, "no transaction seems open");
     send(&broker, &finds(0), claim, 0, "100").unwrap_err(); // a key is needed
