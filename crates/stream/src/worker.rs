@@ -319,7 +319,7 @@ impl Worker {
         for id in failed {
             self.close(&id);
         }
-        if self.queries.iter().any(QueryRun::waits_for_room) {
+        if self.waits_for_room() {
             std::thread::sleep(ROOM_WAIT);
             self.commit_all();
             return false;
@@ -332,12 +332,14 @@ impl Worker {
         }
         let sources = self.lanes.iter().filter(|lane| !lane.internal).count();
         let mut did = self.follow_up(if sources == 0 { wait } else { Duration::ZERO });
-        if sources > 0 {
+        if sources > 0 && !self.waits_for_room() {
             self.read_on(sources, wait, began, &mut did);
         }
         self.commit_all();
-        if did {
+        if did && !self.waits_for_room() {
             self.follow_up(Duration::ZERO);
+        }
+        if did {
             let spent = self.clock.monotonic_ns().saturating_sub(began);
             self.gather_ns = (2 * spent).clamp(*GATHER_NS.start(), *GATHER_NS.end());
             self.began_ns = Some(began);
@@ -347,6 +349,11 @@ impl Worker {
         }
         self.merge_lanes();
         did
+    }
+
+    /// Whether a commit found no room on the disk: nothing more is read before it is written.
+    fn waits_for_room(&self) -> bool {
+        self.queries.iter().any(QueryRun::waits_for_room)
     }
 
     /// Reads new input until little is left or it is time to commit.
