@@ -130,7 +130,7 @@ impl BrokerError {
     }
 
     /// Names who sent it, where the sentence has room for that.
-    pub(crate) fn from_client(mut self, id: &str) -> Self {
+    pub(crate) fn sent_by(mut self, id: &str) -> Self {
         if let Self::InvalidTimestamp { client, .. } = &mut self {
             id.clone_into(client);
         }

@@ -205,7 +205,7 @@ impl Broker {
                     Some(error) => Err(ProduceFailure::of(error, version)),
                     None => {
                         let done = self.produce_bytes(&at, partition.records, within);
-                        done.map_err(|error| ProduceFailure::of(&error.from_client(client), version))
+                        done.map_err(|error| ProduceFailure::of(&error.sent_by(client), version))
                     }
                 };
                 failed |= result.is_err();

@@ -5,7 +5,7 @@ mod print;
 mod shell;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use std::sync::Arc;
 
@@ -116,7 +116,7 @@ fn check_script(text: &str) -> Result<usize, SqlError> {
     Ok(Engine::split(text)?.len())
 }
 
-fn export(engine: &str, kafka: String, bounded: bool, skip: bool, file: &PathBuf) -> Result<(), Failure> {
+fn export(engine: &str, kafka: String, bounded: bool, skip: bool, file: &Path) -> Result<(), Failure> {
     if engine != "flink" {
         return Err(Failure::usage(format!("unknown engine {engine}: flink is what there is")));
     }
