@@ -33,11 +33,12 @@ def producer(name):
 
 
 def insist(call, *arguments):
-    """Calls until it succeeds or fails for good; the exception of the latter is returned."""
-    deadline = time.monotonic() + 60
+    """Calls until it succeeds or fails for good; the exception of the latter is returned. Each call has ten seconds: without
+    a limit librdkafka's send_offsets_to_transaction was once seen to wait for ever after a kill, asking nobody."""
+    deadline = time.monotonic() + 30
     while True:
         try:
-            call(*arguments)
+            call(*arguments, 10)
             return None
         except KafkaException as raised:
             error = raised.args[0]
