@@ -1,9 +1,11 @@
 //! The measurements behind `herdsman bench herd` and `herdsman bench guard`. They return numbers; the command line prints them.
 
+mod delay;
 mod herd;
 mod lookups;
 mod member;
 mod plain;
+mod sweep;
 
 use std::sync::Arc;
 
@@ -12,6 +14,7 @@ use herdsman_host::Clock;
 pub use self::herd::{HerdConfig, HerdRow, Launch, herd};
 pub use self::lookups::{LookupReport, lookups, lookups_of};
 pub use self::member::{Way, member};
+pub use self::sweep::{SweepConfig, SweepRow, sweep};
 use crate::config::CacheUrl;
 use crate::embedded::{CacheConfig, CacheServer};
 use crate::error::GuardError;

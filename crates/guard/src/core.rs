@@ -30,7 +30,7 @@ use rapidhash::fast::RandomState;
 
 pub(crate) use self::messages::{
     Abilities, Answer, Claim, Claimed, Command, Effect, Event, Fill, Found, LeasedFill, LinkId, LoadId,
-    Reply, Values, Want,
+    Measured, Reply, Values, Want,
 };
 use crate::config::{GuardConfig, Lane, Objective};
 use crate::error::GuardError;
@@ -182,6 +182,11 @@ impl Core {
     /// No system of record: a miss is the answer, and a dead cache an error.
     pub(crate) fn without_record(self) -> Self {
         Self { has_record: false, ..self }
+    }
+
+    /// Never moves its settings: for measurements.
+    pub(crate) fn with_fixed(self, settings: Settings) -> Self {
+        Self { tuner: Tuner::fixed(settings), history: explain::History::new(settings), ..self }
     }
 
     /// Takes one event. Call [`Core::settle`] after the last of a group.

@@ -12,13 +12,14 @@ use herdsman_host::{Clock, Seed};
 use tokio::sync::oneshot;
 
 use crate::config::{CacheUrl, GuardConfig, Lane};
-use crate::core::{Core, Event, Reply};
+use crate::core::{Core, Event, Measured, Reply};
 use crate::driver::{Driver, Inbox, Message, Report};
 use crate::embedded::{CacheConfig, CacheServer};
 use crate::error::GuardError;
 use crate::loading::{Loader, LoaderPool};
 use crate::near::{NearCache, Pass};
 use crate::stats::{Counters, Explain, GuardStats};
+use crate::tuner::Settings;
 
 /// The connection to a slow cache and the system of record behind it. Cheap to clone; the last clone closes it.
 ///
@@ -80,7 +81,7 @@ impl Guard {
         loader: Arc<dyn Loader>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, GuardError> {
-        Self::start(config, Some(&loader), clock)
+        Self::start(config, Some(&loader), None, clock)
     }
 
     /// As [`Guard::open`] with nothing behind the cache: a miss is answered with `None`, a dead cache with
@@ -89,12 +90,30 @@ impl Guard {
     /// # Errors
     /// When a thread or the embedded cache cannot be started.
     pub fn open_without_record(config: GuardConfig, clock: Arc<dyn Clock>) -> Result<Self, GuardError> {
-        Self::start(config, None, clock)
+        Self::start(config, None, None, clock)
+    }
+
+    /// As [`Guard::open_without_record`], with settings that never move or the tuner's.
+    pub(crate) fn open_to_measure(
+        config: GuardConfig,
+        fixed: Option<Settings>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, GuardError> {
+        Self::start(config, None, fixed, clock)
+    }
+
+    /// Looks up one key for a measurement that counts from `since_ns`.
+    pub(crate) fn measure(&self, key: Bytes, since_ns: u64, measured: Arc<dyn Measured>) {
+        self.inner.counters.pending(Lane::Normal).fetch_add(1, Relaxed);
+        let reply = Reply::Measured(since_ns, measured);
+        let (keys, counts) = (vec![key], Vec::new());
+        self.inner.inbox.push(Event::Lookup { keys, counts, lane: Lane::Normal, at_ns: since_ns, reply });
     }
 
     fn start(
         mut config: GuardConfig,
         loader: Option<&Arc<dyn Loader>>,
+        fixed: Option<Settings>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, GuardError> {
         let start = |error: std::io::Error| GuardError::Start(error.to_string());
@@ -121,6 +140,7 @@ impl Guard {
         let seed = Seed::from_entropy().next_u64();
         let core = Core::new(config, Arc::clone(&near), Arc::clone(&counters), seed);
         let core = if loaders.is_some() { core } else { core.without_record() };
+        let core = if let Some(settings) = fixed { core.with_fixed(settings) } else { core };
         let (explain, settings) = (core.explain(), core.settings());
         let report = Arc::new(Mutex::new(Report { explain, settings, p50_ms: 0.0, p99_ms: 0.0 }));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(start)?;

@@ -8,7 +8,7 @@
 //! The rooms, in reading order: [`Guard`] (what callers hold) → `near` (the table in this process) → `core` (every decision,
 //! without sockets) with `lanes`, `expiry`, [`tuner`] → `driver` (the thread that performs decisions) → `connection`, `protocol` (Redis
 //! and memcached) and `loading` (the system of record's threads, [`sqlite`]). [`embedded`] is a RESP cache server in the
-//! binary, [`proxy`] the sidecar, [`bench`] the two quick measurements of the command line.
+//! binary, [`proxy`] the sidecar, [`bench`] the measurements of the command line.
 
 pub mod bench;
 mod config;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use herdsman_host::{Clock, RealClock};
+use herdsman_host::{Clock, RealClock, Seed};
 use serde::Serialize;
 
 use super::ms;
@@ -110,8 +110,9 @@ fn near_hits(guard: &Guard, keys: &[Bytes], clock: &Arc<dyn Clock>) -> Result<f6
     Ok(elapsed_ms * 1e6 / asked)
 }
 
+/// `draws` ranks below `keys`, the same every time.
 #[expect(clippy::cast_precision_loss, reason = "a distribution")]
-fn zipf_batches(keys: usize, batch: usize, batches: usize) -> Vec<Vec<Bytes>> {
+pub(super) fn zipf_ranks(keys: usize, draws: usize) -> Vec<u32> {
     let mut sum = 0.0;
     let weight = |rank: usize| 1.0 / (rank as f64).powf(0.99);
     let cumulative: Vec<f64> = (1..=keys)
@@ -120,18 +121,21 @@ fn zipf_batches(keys: usize, batch: usize, batches: usize) -> Vec<Vec<Bytes>> {
             sum
         })
         .collect();
-    let mut random = 0x2545_F491_4F6C_DD1D_u64;
+    let mut random = Seed::new(1);
     let mut draw = || {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        let at = (random >> 11) as f64 / (1_u64 << 53) as f64 * sum;
-        cumulative.partition_point(|edge| *edge < at).min(keys - 1)
+        let at = (random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64 * sum;
+        cumulative.partition_point(|edge| *edge < at).min(keys.saturating_sub(1))
     };
-    (0..batches)
-        .map(|_| {
+    (0..draws).map(|_| u32::try_from(draw()).unwrap_or(u32::MAX)).collect()
+}
+
+fn zipf_batches(keys: usize, batch: usize, batches: usize) -> Vec<Vec<Bytes>> {
+    let ranks = zipf_ranks(keys, batch * 2 * batches);
+    ranks
+        .chunks_exact(batch * 2)
+        .map(|ranks| {
             // A stream asks once per batch for each key; a draw that repeats stands for the events that share it.
-            let mut ranks: Vec<usize> = (0..batch * 2).map(|_| draw()).collect();
+            let mut ranks = ranks.to_vec();
             ranks.sort_unstable();
             ranks.dedup();
             ranks.truncate(batch);

@@ -1,5 +1,6 @@
 //! What goes in and out of `core`: events from outside, effects to perform, commands to the cache and its answers.
 
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use bytes::Bytes;
@@ -131,6 +132,14 @@ pub(crate) type Values = Result<Vec<Option<Bytes>>, GuardError>;
 pub(crate) enum Reply {
     Thread(SyncSender<Values>),
     Task(oneshot::Sender<Values>),
+    /// To a measurement: when it was asked.
+    Measured(u64, Arc<dyn Measured>),
+}
+
+/// Counts answers instead of reading them.
+pub(crate) trait Measured: std::fmt::Debug + Send + Sync {
+    /// What was asked at `since_ns` has its answer now: a value for every key, or not.
+    fn answered(&self, since_ns: u64, found: bool);
 }
 
 impl Reply {
@@ -139,6 +148,9 @@ impl Reply {
         match self {
             Self::Thread(sender) => drop(sender.send(result)),
             Self::Task(sender) => drop(sender.send(result)),
+            Self::Measured(since_ns, measured) => {
+                measured.answered(since_ns, result.is_ok_and(|values| values.iter().all(Option::is_some)));
+            }
         }
     }
 }

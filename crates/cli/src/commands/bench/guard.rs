@@ -1,23 +1,35 @@
-//! `herdsman bench guard` and `herdsman bench herd`: the guard in two quick measurements.
+//! `herdsman bench guard` and `herdsman bench herd`: the guard beside fixed settings and beside plain clients.
 
 use std::process::Command;
 use std::time::Duration;
 
 use clap::Args;
-use herdsman_guard::bench::{HerdConfig, HerdRow, Way};
+use herdsman_guard::bench::{HerdConfig, HerdRow, SweepConfig, SweepRow, Way};
 
 use crate::failure::Failure;
 
-/// Look-ups through the guard, mostly near hits with repeated keys.
+/// Look-ups through the guard, mostly near hits with repeated keys; with `--sweep` the tuner against fixed settings.
 #[derive(Args)]
 pub struct GuardBench {
-    /// Seconds
+    /// Seconds (without --sweep)
     #[arg(long, default_value_t = 5)]
     seconds: u64,
     /// A cache URL instead of the embedded cache
     #[arg(long, default_value = "embedded")]
     cache: String,
-    /// JSON lines (always)
+    /// The tuner in turns with fixed batch sizes, lingers and connections, behind simulated round trips
+    #[arg(long)]
+    sweep: bool,
+    /// Simulated round trips, microseconds
+    #[arg(long, value_delimiter = ',', default_values_t = [500, 2_000])]
+    rtts: Vec<u64>,
+    /// Look-ups per second
+    #[arg(long, value_delimiter = ',', default_values_t = [20e3, 100e3, 300e3, 600e3])]
+    rates: Vec<f64>,
+    /// How often each configuration runs
+    #[arg(long, default_value_t = 7)]
+    repeats: usize,
+    /// JSON lines (always, without --sweep)
     #[arg(long)]
     json: bool,
 }
@@ -25,11 +37,79 @@ pub struct GuardBench {
 impl GuardBench {
     /// Runs it.
     pub fn run(self) -> Result<(), Failure> {
+        if self.sweep {
+            return self.compare();
+        }
         let cache = herdsman_guard::CacheUrl::parse(&self.cache).map_err(Failure::usage)?;
         let report = herdsman_guard::bench::lookups(cache, Duration::from_secs(self.seconds))?;
         println!("{}", serde_json::to_string(&report)?);
         Ok(())
     }
+
+    fn compare(self) -> Result<(), Failure> {
+        let config = SweepConfig {
+            cache: self.cache,
+            rtts: self.rtts.into_iter().map(Duration::from_micros).collect(),
+            rates: self.rates,
+            repeats: self.repeats,
+            ..SweepConfig::default()
+        };
+        let mut refused = None;
+        herdsman_guard::bench::sweep(&config, |rows| {
+            if !self.json {
+                print_point(rows);
+            } else if let Err(error) = print_lines(rows) {
+                refused = Some(error);
+            }
+        })?;
+        refused.map_or(Ok(()), Err)
+    }
+}
+
+fn print_lines(rows: &[SweepRow]) -> Result<(), Failure> {
+    for row in rows {
+        println!("{}", serde_json::to_string(row)?);
+    }
+    Ok(())
+}
+
+/// One point: the tuner's row, then the fixed ones by p99, then how they compare.
+fn print_point(rows: &[SweepRow]) {
+    let Some((tuner, fixed)) = rows.split_first() else { return };
+    println!(
+        "\nround trip {} us (a lone request: {} us more), {:.0} look-ups/s",
+        tuner.rtt_us, tuner.rtt_error_us, tuner.rate
+    );
+    println!(
+        "{:<8}{:>6}{:>10}{:>7}{:>7}{:>9}{:>9}{:>12}  kept up",
+        "", "batch", "linger us", "conns", "depth", "p50 us", "p99 us", "requests/s"
+    );
+    let mut fixed: Vec<&SweepRow> = fixed.iter().collect();
+    fixed.sort_by_key(|row| row.p99_us);
+    for row in std::iter::once(tuner).chain(fixed.iter().copied()) {
+        println!(
+            "{:<8}{:>6}{:>10}{:>7}{:>7}{:>9}{:>9}{:>12}  {}",
+            if row.tuned { "tuner" } else { "fixed" },
+            row.settings.batch_size,
+            row.settings.linger_us,
+            row.settings.connections,
+            row.settings.depth,
+            row.p50_us,
+            row.p99_us,
+            row.requests_per_s,
+            if row.sustained { "yes" } else { "no" }
+        );
+    }
+    let best =
+        |rows: &mut dyn Iterator<Item = &&SweepRow>| rows.map(|row| row.p99_us).min().unwrap_or(0).max(1);
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    let ratio = |of: u64| tuner.p99_us as f64 / of as f64;
+    let greedy = best(&mut fixed.iter().filter(|row| row.settings.batch_size == 1));
+    println!(
+        "p99 of the tuner: {:.2} x the best fixed, {:.2} x the best greedy",
+        ratio(best(&mut fixed.iter())),
+        ratio(greedy)
+    );
 }
 
 /// The herd: what reaches the system of record through the guard, and with plain cache-aside.
