@@ -186,6 +186,7 @@ impl Tuner {
         if self.rtt_ns == 0.0 {
             return self;
         }
+        let (before, said) = (self.settings, self.reason.clone());
         if self.regime_changed() {
             self.feed_forward(now_ns);
         } else if self.is_crowded(m) {
@@ -194,6 +195,13 @@ impl Tuner {
             self.climb(self.cost(m), now_ns);
         }
         self.apply(now_ns);
+        if self.settings != before && self.reason == said {
+            self.reason = format!(
+                "linger and slots follow the load: {:.0} keys/s, round trip {:.0} us",
+                self.rate,
+                self.rtt_ns / 1e3
+            );
+        }
         self
     }
 
@@ -327,6 +335,8 @@ impl Tuner {
         }
         let probe = Probe { back_to: self.level, base: median(&self.steady), skip: 1, seen: Vec::new() };
         self.level = if self.upwards { self.level + 1 } else { self.level - 1 };
+        self.reason =
+            format!("trying a batch of {} in place of {}", 1_u32 << self.level, 1_u32 << probe.back_to);
         self.probe = Some(probe);
     }
 

@@ -87,7 +87,7 @@ impl Core {
             keys_per_s: self.tuner.rate(),
             rtt_us: self.tuner.rtt_ns() / 1e3,
             near: self.explain_near(),
-            leases: self.leases.explain(self.now_ns),
+            leases: if self.has_record { self.leases.explain(self.now_ns) } else { "off: nothing is loaded" },
             breaker: if self.links.breaker_is_open() { "open" } else { "closed" },
             reason: self.tuner.reason().to_owned(),
             changes_total: self.history.count,

@@ -104,3 +104,25 @@ fn the_same_measurements_give_the_same_decisions() {
     assert_eq!(run(), run());
     assert!(run().iter().all(|s| s.slots() <= SLOTS_MAX && s.batch_size <= 1 << LEVEL_MAX));
 }
+
+#[test]
+fn every_change_of_settings_brings_its_own_reason() {
+    let mut tuner = Tuner::new(Objective::AsLowAsPossible);
+    for step in 0..400_u64 {
+        let arrivals = if step < 200 { 5_000 } else { 1_000 + step * 7 % 900 };
+        let m = Measurement {
+            interval_ns: 50_000_000,
+            arrivals,
+            keys: arrivals,
+            batches: 1 + arrivals / 12,
+            trip_min_ns: 500_000,
+            trip_sum_ns: 240_000_000,
+            p99_ns: 1_200_000 + step % 5 * 10_000,
+            backlog: 3,
+        };
+        let (before, said) = (tuner.settings(), tuner.reason().to_owned());
+        tuner = tuner.step(&m, step * 50_000_000);
+        let follows = tuner.reason().starts_with("linger and slots follow");
+        assert!(tuner.settings() == before || tuner.reason() != said || follows, "step {step}: {said}");
+    }
+}
