@@ -60,7 +60,7 @@ enum Stage {
     /// The cache does not have it: its lease is asked for, or is held by another process.
     Claiming,
     /// The value is known and on its way into the cache.
-    Filling(Loaded),
+    Filling(Bytes),
 }
 
 /// A value from the system of record.
@@ -290,8 +290,8 @@ impl Core {
 
     fn join(&mut self, id: Id, waiter: Waiter, lane: Lane) {
         let Some(flight) = self.flights.get_mut(id) else { return };
-        if let Stage::Filling(loaded) = &flight.stage {
-            let value = loaded.value.clone();
+        if let Stage::Filling(value) = &flight.stage {
+            let value = value.clone();
             Counters::add(&self.counters.loads_without_guard, waiter.count.into());
             self.deliver(waiter, &Ok(Some(value)));
             return;

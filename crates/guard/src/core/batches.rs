@@ -131,12 +131,12 @@ impl Core {
             }
             (What::Claim(flights), Answer::Failed(error)) => self.on_claim_error(flights, &error, now_ns),
             (What::Fill(flights), Answer::Filled(taken)) if flights.len() == taken.len() => {
-                self.filled(&flights, Some(&taken), now_ns);
+                self.filled(&flights, Some(&taken));
             }
-            (What::Fill(flights), Answer::Done) => self.filled(&flights, None, now_ns),
+            (What::Fill(flights), Answer::Done) => self.filled(&flights, None),
             (What::Fill(flights), Answer::Failed(_)) => {
                 Counters::add(&self.counters.errors, 1);
-                self.filled(&flights, None, now_ns);
+                self.filled(&flights, None);
             }
             (What::Note, Answer::Filled(_) | Answer::Done) => {}
             (What::Note, Answer::Failed(_)) => Counters::add(&self.counters.errors, 1),
@@ -193,17 +193,16 @@ impl Core {
     }
 
     /// The cache has taken the values, or nobody knows (a lost connection, no room): these flights are over. A value that it refused
-    /// because its lease was gone is not kept here either: it may be older than a deletion.
-    pub(super) fn filled(&mut self, flights: &[Id], taken: Option<&[bool]>, now_ns: u64) {
+    /// because its lease was gone is forgotten here as well: it may be older than a deletion.
+    pub(super) fn filled(&mut self, flights: &[Id], taken: Option<&[bool]>) {
         for (at, id) in flights.iter().enumerate() {
             let Some(flight) = self.flights.remove(*id) else { continue };
             if self.by_key.get(&flight.key) == Some(id) {
                 self.by_key.remove(&flight.key);
             }
-            let refused = taken.is_some_and(|taken| !taken.get(at).copied().unwrap_or(false));
-            Counters::add(&self.counters.fills_refused, refused.into());
-            if let (Stage::Filling(loaded), false) = (flight.stage, refused || flight.tainted) {
-                self.keep_loaded(&flight.key, loaded, now_ns);
+            if taken.is_some_and(|taken| !taken.get(at).copied().unwrap_or(false)) {
+                Counters::add(&self.counters.fills_refused, 1);
+                self.changed.push(flight.key);
             }
         }
     }

@@ -310,7 +310,7 @@ impl Core {
             Counters::add(&self.counters.fills, values as u64);
             let what = if flights.is_empty() { What::Note } else { What::Fill(flights.clone()) };
             if !self.write(what, Command::FillLeased(fills), now_ns) {
-                self.filled(&flights, None, now_ns);
+                self.filled(&flights, None);
             }
             (fills, flights) = (rest, later);
         }

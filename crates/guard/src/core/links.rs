@@ -266,7 +266,7 @@ impl Core {
             match outstanding.what {
                 What::Get(flights) => self.retry(flights, now_ns),
                 What::Claim(flights) => self.retry_claims(flights, now_ns),
-                What::Fill(flights) => self.filled(&flights, None, now_ns),
+                What::Fill(flights) => self.filled(&flights, None),
                 What::Note => {}
                 What::Delete(keys) => self.links.delete_again(keys),
             }
@@ -305,7 +305,7 @@ impl Core {
     pub(super) fn fill(&mut self, fills: Vec<Fill>, flights: Vec<Id>, now_ns: u64) {
         Counters::add(&self.counters.fills, fills.len() as u64);
         if !self.write(What::Fill(flights.clone()), Command::Fill(fills), now_ns) {
-            self.filled(&flights, None, now_ns);
+            self.filled(&flights, None);
         }
     }
 

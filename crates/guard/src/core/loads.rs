@@ -196,8 +196,9 @@ impl Core {
         let expires_ns = now_ns.saturating_add(ttl_ms.saturating_mul(1_000_000));
         let load_ns = now_ns.saturating_sub(asked_ns);
         let Some(flight) = self.flights.get_mut(id) else { return ttl_ms };
-        flight.stage = Stage::Filling(Loaded { value: value.clone(), expires_ns, load_ns });
-        let (first, more) = (flight.first.take(), std::mem::take(&mut flight.more));
+        flight.stage = Stage::Filling(value.clone());
+        let (key, first, more) = (flight.key.clone(), flight.first.take(), std::mem::take(&mut flight.more));
+        self.keep_loaded(&key, Loaded { value: value.clone(), expires_ns, load_ns }, now_ns);
         self.answer_waiters(first, &more, &Ok(Some(value.clone())));
         ttl_ms
     }
