@@ -24,6 +24,7 @@ pub mod rebuild;
 pub mod transaction;
 pub mod transactions_api;
 
+mod cursor;
 mod markers;
 mod partition_state;
 mod pattern;

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use herdsman_record::{Batch, BatchBuilder, Compression, RecordError, TopicPartition};
 
+use crate::cursor::Cursor;
 use crate::markers::{Outcome, outcome_of};
 use crate::transaction::Claim;
 
@@ -216,23 +217,6 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
     let len = i16::try_from(text.len()).unwrap_or(i16::MAX);
     out.extend_from_slice(&len.to_be_bytes());
     out.extend_from_slice(text.as_bytes().get(..usize::try_from(len).unwrap_or(0)).unwrap_or_default());
-}
-
-struct Cursor<'a>(&'a [u8]);
-
-impl<'a> Cursor<'a> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (first, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn text(&mut self) -> Option<&'a str> {
-        let len = usize::try_from(i16::from_be_bytes(self.array()?)).ok()?;
-        let (text, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        std::str::from_utf8(text).ok()
-    }
 }
 
 fn decode_key(bytes: &[u8]) -> Option<(String, TopicPartition)> {

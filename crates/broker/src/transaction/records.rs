@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use herdsman_record::{BatchBuilder, TopicPartition};
 
 use super::{State, Transaction};
+use crate::cursor::Cursor;
 
 /// The topic that holds the state of transactional ids.
 pub const TRANSACTIONS_TOPIC: &str = "__transaction_state";
@@ -85,8 +86,7 @@ pub fn decode_key(bytes: &[u8]) -> Option<String> {
     if i16::from_be_bytes(cursor.array()?) != 0 {
         return None;
     }
-    let len = usize::try_from(i16::from_be_bytes(cursor.array()?)).ok()?;
-    String::from_utf8(cursor.take(len)?.to_vec()).ok()
+    cursor.text().map(str::to_owned)
 }
 
 /// The state a value holds; `None` for a value of another version or one cut short.
@@ -134,32 +134,4 @@ fn partitions(cursor: &mut Cursor<'_>) -> Option<BTreeSet<TopicPartition>> {
         (cursor.unsigned()? == 0).then_some(())?;
     }
     Some(found)
-}
-
-struct Cursor<'a>(&'a [u8]);
-
-impl<'a> Cursor<'a> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (first, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn unsigned(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in [0, 7, 14, 21, 28] {
-            let [byte] = self.array()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
 }
