@@ -29,7 +29,7 @@ const SYSTEM_OF_RECORD: &str = "hunt.sqlite";
 /// Event ids are remembered for a day of wall clock, within [`DEDUPE_BYTES`].
 const DEDUPE_WINDOW_MS: i64 = 86_400_000;
 /// Memory for remembered event ids.
-const DEDUPE_BYTES: i64 = 272 << 20;
+const DEDUPE_BYTES: i64 = 200 << 20;
 /// What the page cache holds of each partition: the queries read from the tails in memory, right behind the writers.
 const PAGE_CACHE_BYTES: u64 = 4 << 20;
 /// How long the queries may take to settle after the last event.

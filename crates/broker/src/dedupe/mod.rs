@@ -1,14 +1,15 @@
 //! De-duplication by event id: each id is accepted once per window, exactly, within a stated memory budget.
 //!
-//! [`Dedupe`] remembers 128-bit fingerprints ([`EventId`]) in a ring of generations, each a table of 16-byte slots with a one-byte tag. An id is remembered for at least the window, unless the budget forces the oldest
-//! generation out before its time: that is counted, never silent. [`EventIdSource`] says where the id of a record is;
+//! [`Dedupe`] remembers 128-bit fingerprints ([`EventId`]) in up to four generations. An id is remembered for at least the
+//! window, unless the budget forces the oldest generation out before its time: that is counted, never silent. [`EventIdSource`] says where the id of a record is;
 //! [`Extractor`] reads it. Both work on any record batches, so a client of a real cluster can use them as well.
 //!
-//! Budget sketch: 272 MiB hold four generations of 2.1 M ids, 8.4 M in all. A fresh id costs a byte per older
-//! generation; a batch asks for the lines of 64 ids at a time, so that they arrive side by side.
+//! Budget sketch: 200 MiB hold four generations of 2 M ids, 8.2 M in all, 26 bytes each. A fresh id costs one cache line to
+//! find that nobody has it and one to be stored; a batch asks for the lines of 64 ids at a time, so that they arrive side
+//! by side.
 
 pub mod extract;
-mod table;
+mod lanes;
 #[cfg(test)]
 mod tests;
 
@@ -17,20 +18,17 @@ use std::collections::VecDeque;
 use herdsman_record::EventId;
 
 pub use extract::{EventIdSource, Extractor, IdError};
-use table::{SLOT_BYTES, Table};
+use lanes::{GROUP_BYTES, LANES, Lanes};
 
 /// Default memory budget of one topic, bytes.
-pub const MEMORY_BYTES_DEFAULT: usize = 272 << 20;
+pub const MEMORY_BYTES_DEFAULT: usize = 200 << 20;
 /// Stands for "this record has no id": it is always accepted.
 pub const NO_ID: EventId = EventId(0);
-/// Generations that fill the budget; the oldest of them goes at once when it is full.
-const GENERATIONS_BY_MEMORY: usize = 4;
 /// A generation spans this part of the window, so that an id stays between 1 and 1.5 windows.
 const WINDOW_PARTS: i64 = 2;
-/// Slots of the upcoming table that get their memory with every id of the present one.
-const SLOTS_TOUCHED_PER_ID: usize = 5;
-/// Smallest table, slots.
-const SLOTS_MIN: usize = 1 << 10;
+/// Ids for each group of the memory needed next that is made ready: a lane's ten ids a group, less the first eighth, are
+/// more than the two groups that twice the memory has for each.
+const IDS_PER_GROUP_TOUCHED: usize = 4;
 
 /// What the window has seen so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -85,30 +83,28 @@ impl Fresh {
 }
 
 struct Generation {
-    ids: Table,
+    lane: usize,
     last_ms: i64,
     first_ms: i64,
 }
 
-impl Generation {
-    fn new(ids: Table, now_ms: i64) -> Self {
-        Self { ids, first_ms: now_ms, last_ms: now_ms }
-    }
-
-    fn bytes(&self) -> usize {
-        self.ids.bytes()
-    }
+/// Memory that is needed next, and how many of its groups the system has backed already.
+enum Upcoming {
+    /// More groups.
+    Larger(Lanes, usize),
+    /// One more lane.
+    Lane(usize, usize),
 }
 
 /// The ids of one topic within their window. One owner at a time; no clock of its own.
 pub struct Dedupe {
     window_ms: i64,
-    ids_per_generation_max: usize,
+    groups_max: usize,
     memory_bytes_max: usize,
+    lanes: Lanes,
     /// Oldest first; the last one takes new ids.
     generations: VecDeque<Generation>,
-    /// The table that is needed next, and how many of its slots have memory behind them.
-    upcoming: Option<(Table, usize)>,
+    upcoming: Option<Upcoming>,
     stats: DedupeStats,
 }
 
@@ -116,12 +112,12 @@ impl Dedupe {
     /// Remembers each id for at least `window_ms`, in at most about `memory_bytes_max`.
     #[must_use]
     pub fn new(window_ms: i64, memory_bytes_max: usize) -> Self {
-        let share = memory_bytes_max / GENERATIONS_BY_MEMORY / SLOT_BYTES;
-        let slots = (share + 1).next_power_of_two() / 2;
+        let lanes = Lanes::with_groups(0);
         Self {
             window_ms: window_ms.max(1),
-            ids_per_generation_max: slots.max(SLOTS_MIN) / 2,
+            groups_max: (memory_bytes_max / GROUP_BYTES).max(lanes.groups()),
             memory_bytes_max,
+            lanes,
             generations: VecDeque::new(),
             upcoming: None,
             stats: DedupeStats::default(),
@@ -131,16 +127,19 @@ impl Dedupe {
     /// Ids that fit the budget; older ones are forgotten early.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.ids_per_generation_max * GENERATIONS_BY_MEMORY
+        Lanes::room_of(self.groups_max) * LANES
     }
 
     /// Counters.
     #[must_use]
     pub fn stats(&self) -> DedupeStats {
         let mut stats = self.stats;
-        stats.remembered = self.generations.iter().map(|generation| generation.ids.len() as u64).sum();
-        stats.memory_bytes =
-            (self.bytes() + self.upcoming.as_ref().map_or(0, |(table, _)| table.bytes())) as u64;
+        stats.remembered = self.lanes.total() as u64;
+        let upcoming = match &self.upcoming {
+            Some(Upcoming::Larger(larger, _)) => larger.bytes(),
+            _ => 0,
+        };
+        stats.memory_bytes = (self.lanes.bytes() + upcoming) as u64;
         stats
     }
 
@@ -150,9 +149,7 @@ impl Dedupe {
         self.turn(now_ms);
         for (chunk, word) in ids.chunks(64).zip(fresh.words.iter_mut()) {
             self.make_room(chunk.len(), now_ms);
-            for generation in &self.generations {
-                std::hint::black_box(chunk.iter().fold(0, |sum, id| sum ^ generation.ids.touch(id.0)));
-            }
+            std::hint::black_box(chunk.iter().fold(0, |sum, id| sum ^ self.lanes.touch(id.0)));
             let mut bits = 0_u64;
             for (bit, id) in chunk.iter().enumerate() {
                 bits |= u64::from(self.admit(*id)) << bit;
@@ -174,11 +171,7 @@ impl Dedupe {
             if !fresh.is_fresh(index) || *id == NO_ID {
                 continue;
             }
-            for generation in self.generations.iter_mut().rev() {
-                if generation.ids.remove(id.0) {
-                    break;
-                }
-            }
+            self.lanes.remove(id.0);
         }
         self.stats.accepted = self.stats.accepted.saturating_sub((ids.len() - fresh.duplicates) as u64);
         self.stats.duplicates = self.stats.duplicates.saturating_sub(fresh.duplicates as u64);
@@ -187,7 +180,7 @@ impl Dedupe {
     /// Forgets ids whose records were written and then aborted with their transaction.
     pub fn withdraw(&mut self, ids: &[EventId]) {
         for id in ids.iter().filter(|id| **id != NO_ID) {
-            let held = self.generations.iter_mut().rev().any(|generation| generation.ids.remove(id.0));
+            let held = self.lanes.remove(id.0);
             self.stats.accepted = self.stats.accepted.saturating_sub(u64::from(held));
         }
     }
@@ -205,11 +198,12 @@ impl Dedupe {
             self.stats.without_id += 1;
             return true;
         }
-        let Some(newest) = self.generations.len().checked_sub(1) else { return true };
-        if self.generations.range(..newest).any(|generation| generation.ids.contains(id.0)) {
-            return false;
+        let Some(newest) = self.generations.back() else { return true };
+        let fresh = !self.lanes.contains(id.0);
+        if fresh {
+            self.lanes.put(newest.lane, id.0);
         }
-        self.generations.back_mut().is_none_or(|newest| newest.ids.insert(id.0))
+        fresh
     }
 
     /// Forgets generations whose window is over and begins a new one when the newest has spanned its part.
@@ -219,7 +213,10 @@ impl Dedupe {
             .front()
             .is_some_and(|oldest| now_ms.saturating_sub(oldest.last_ms) >= self.window_ms)
         {
-            self.generations.pop_front();
+            self.retire(now_ms);
+        }
+        if self.generations.is_empty() && self.upcoming.is_none() {
+            self.lanes = Lanes::with_groups(0);
         }
         let part = (self.window_ms / WINDOW_PARTS).max(1);
         let due = self.generations.back().is_none_or(|newest| now_ms.saturating_sub(newest.first_ms) >= part);
@@ -230,62 +227,80 @@ impl Dedupe {
 
     /// Makes sure that the newest generation takes `count` more without outgrowing its share.
     fn make_room(&mut self, count: usize, now_ms: i64) {
-        let full = self
-            .generations
-            .back()
-            .is_none_or(|newest| newest.ids.len() + count > self.ids_per_generation_max);
-        if full {
+        let most = Lanes::room_of(self.groups_max);
+        if self.generations.back().is_none_or(|newest| self.lanes.len(newest.lane) + count > most) {
             self.begin(now_ms);
         }
         self.prepare(count);
     }
 
-    /// Makes the table that is needed next while the present one fills, a little with every call: the system hands out
-    /// memory at about 1 GB/s, and 68 MiB at once would be a pause of a tenth of a second. Moves into it when it is time.
+    /// Makes the memory that is needed next ready while the present one fills, a little with every call: the system hands
+    /// out memory at about 1 GB/s, and 50 MB at once would be a pause of a twentieth of a second. Moves into it when it
+    /// is time.
     fn prepare(&mut self, count: usize) {
-        let (largest, held) = (self.ids_per_generation_max, self.bytes());
-        let Some(newest) = self.generations.back_mut() else { return };
-        let (len, room) = (newest.ids.len(), newest.ids.room());
-        let next = (room * 2).min(largest);
-        let affordable = held + next * 2 * SLOT_BYTES <= self.memory_bytes_max;
-        if len * 8 < room || (self.upcoming.is_none() && !affordable) {
-            return;
+        let Some(newest) = self.generations.back() else { return };
+        let (len, room) = (self.lanes.len(newest.lane), self.lanes.room());
+        if len * 8 >= room {
+            let touched = count.div_ceil(IDS_PER_GROUP_TOUCHED);
+            match self.upcoming.take().or_else(|| self.plan()) {
+                Some(Upcoming::Larger(mut larger, from)) => {
+                    let to = larger.touch_all(from, touched);
+                    self.upcoming = Some(Upcoming::Larger(larger, to));
+                }
+                Some(Upcoming::Lane(lane, from)) => {
+                    let to = self.lanes.touch_lane(lane, from, touched);
+                    self.upcoming = Some(Upcoming::Lane(lane, to));
+                }
+                None => {}
+            }
         }
-        let (table, touched) = self.upcoming.get_or_insert_with(|| (Table::with_capacity(next), 0));
-        // seven eighths of the present table's room are left for four slots for each id of it
-        *touched = table.touch_pages(*touched, count * SLOTS_TOUCHED_PER_ID);
-        if len + count > room
-            && table.room() >= room * 2
-            && let Some((larger, _)) = self.upcoming.take()
-        {
-            newest.ids.move_into(larger);
+        if len + count > room {
+            let larger = match self.upcoming.take() {
+                Some(Upcoming::Larger(larger, _)) => larger,
+                _ => self.lanes.larger((self.lanes.groups() * 2).min(self.groups_max)),
+            };
+            self.lanes.move_into(larger);
         }
     }
 
+    /// What will be needed next, if it can be had within the budget: more groups, or, when there are as many as may be, one
+    /// more lane.
+    fn plan(&mut self) -> Option<Upcoming> {
+        let groups = (self.lanes.groups() * 2).min(self.groups_max);
+        if groups > self.lanes.groups() {
+            let affordable = self.lanes.bytes() + self.lanes.bytes_of_larger(groups) <= self.memory_bytes_max;
+            return affordable.then(|| Upcoming::Larger(self.lanes.larger(groups), 0));
+        }
+        let lane = self.free_lane().filter(|lane| !self.lanes.is_open(*lane))?;
+        self.lanes.open(lane);
+        Some(Upcoming::Lane(lane, 0))
+    }
+
+    fn free_lane(&self) -> Option<usize> {
+        (0..LANES).find(|lane| self.generations.iter().all(|generation| generation.lane != *lane))
+    }
+
+    /// Forgets the oldest generation.
+    fn retire(&mut self, now_ms: i64) {
+        let Some(oldest) = self.generations.pop_front() else { return };
+        if now_ms.saturating_sub(oldest.last_ms) < self.window_ms {
+            self.stats.forgotten_early += self.lanes.len(oldest.lane) as u64;
+        }
+        self.lanes.clear(oldest.lane);
+    }
+
     fn begin(&mut self, now_ms: i64) {
-        if let Some(newest) = self.generations.back_mut().filter(|newest| newest.ids.is_empty()) {
+        if let Some(newest) = self.generations.back_mut().filter(|newest| self.lanes.len(newest.lane) == 0) {
             newest.first_ms = now_ms;
             newest.last_ms = now_ms;
             return;
         }
-        let full = self.ids_per_generation_max * 2 * SLOT_BYTES;
-        while !self.generations.is_empty() && self.bytes() + full > self.memory_bytes_max {
-            let Some(oldest) = self.generations.pop_front() else { break };
-            if now_ms.saturating_sub(oldest.last_ms) < self.window_ms {
-                self.stats.forgotten_early += oldest.ids.len() as u64;
-            }
-            self.upcoming = Some((oldest.ids.emptied(), usize::MAX));
+        if self.generations.len() >= LANES {
+            self.retire(now_ms);
         }
-        let like_last = self.generations.back().map_or(0, |newest| newest.ids.len());
-        let ids = like_last.clamp(SLOTS_MIN / 2, self.ids_per_generation_max);
-        let table = match self.upcoming.take() {
-            Some((table, _)) if table.room() >= ids => table,
-            _ => Table::with_capacity(ids),
-        };
-        self.generations.push_back(Generation::new(table, now_ms));
-    }
-
-    fn bytes(&self) -> usize {
-        self.generations.iter().map(Generation::bytes).sum()
+        let Some(lane) = self.free_lane() else { return };
+        self.upcoming = self.upcoming.take().filter(|upcoming| matches!(upcoming, Upcoming::Larger(..)));
+        self.lanes.open(lane);
+        self.generations.push_back(Generation { lane, first_ms: now_ms, last_ms: now_ms });
     }
 }

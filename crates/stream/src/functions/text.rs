@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, StringBuilder};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, ListBuilder, StringBuilder};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use regex::Regex;
@@ -58,7 +58,7 @@ pub(crate) const DEFS: &[Def] = &[
     Def { name: "REGEXP_REPLACE", about: "All matches of a pattern replaced.", overloads: &[strict("str STRING, regexp STRING, newStr STRING -> STRING", regexp_replace)] },
     Def { name: "REGEXP_SPLIT_TO_ARRAY", about: "Cut at the matches of a pattern.", overloads: &[strict("str STRING, regexp STRING -> ARRAY<STRING>", regexp_split)] },
     Def { name: "REPLACE", about: "All occurrences of a text replaced.", overloads: &[strict("str STRING, oldStr STRING, newStr STRING -> STRING", |_, a| string(text(&a[0])?.replace(text(&a[1])?, text(&a[2])?)))] },
-    Def { name: "SPLIT", about: "Cut at a delimiter.", overloads: &[strict("str STRING, delimiter STRING -> ARRAY<STRING>", split), strict("bytes BYTES, delimiter BYTES -> ARRAY<BYTES>", split_bytes)] },
+    Def { name: "SPLIT", about: "Cut at a delimiter.", overloads: &[columns("str STRING, delimiter STRING -> ARRAY<STRING>", split), strict("bytes BYTES, delimiter BYTES -> ARRAY<BYTES>", split_bytes)] },
     Def { name: "SPLIT_TO_MAP", about: "Cut into entries, and these into key and value.", overloads: &[strict("input STRING, entryDelimiter STRING, kvDelimiter STRING -> MAP<STRING, STRING>", split_to_map)] },
     Def { name: "SUBSTRING", about: "A part of a text or of bytes; positions count from 1, negative ones from the end.", overloads: &[columns("value STRING, pos INTEGER -> STRING", substring), columns("value STRING, pos INTEGER, length INTEGER -> STRING", substring), strict("value BYTES, pos INTEGER -> BYTES", substring_bytes), strict("value BYTES, pos INTEGER, length INTEGER -> BYTES", substring_bytes)] },
     Def { name: "UUID", about: "A random UUID, or the UUID of 16 bytes.", overloads: &[row(" -> STRING", uuid), strict("bytes BYTES -> STRING", uuid)] },
@@ -538,25 +538,47 @@ fn regexp_split(_: &RowCall<'_>, args: &[Value]) -> Outcome {
     let input = text(&args[0])?;
     let pattern = text(&args[1])?;
     if pattern.is_empty() {
-        return Ok(Value::Array(split_texts(input, "")));
+        let mut parts = Vec::new();
+        split_text(input, "", |part| parts.push(Value::String(part.to_owned())));
+        return Ok(Value::Array(parts));
     }
     with_regex(pattern, |regex| {
         Ok(Value::Array(regex.split(input).map(|part| Value::String(part.to_owned())).collect()))
     })?
 }
 
-fn split_texts(input: &str, delimiter: &str) -> Vec<Value> {
-    if delimiter.is_empty() && !input.is_empty() {
-        return input.chars().map(|c| Value::String(c.to_string())).collect();
+/// Calls `part` for each piece of `input`; an empty delimiter cuts it into its characters.
+fn split_text<'a>(input: &'a str, delimiter: &str, mut part: impl FnMut(&'a str)) {
+    if !delimiter.is_empty() {
+        input.split(delimiter).for_each(part);
+    } else if input.is_empty() {
+        part(input);
+    } else {
+        input.split("").filter(|piece| !piece.is_empty()).for_each(part);
     }
-    if delimiter.is_empty() {
-        return vec![Value::String(String::new())];
-    }
-    input.split(delimiter).map(|part| Value::String(part.to_owned())).collect()
 }
 
-fn split(_: &RowCall<'_>, args: &[Value]) -> Outcome {
-    Ok(Value::Array(split_texts(text(&args[0])?, text(&args[1])?)))
+fn split(
+    _: &ScalarFunction,
+    args: &[ArgColumn<'_>],
+    rows: usize,
+    _: i64,
+    _: &mut dyn FnMut(usize, &str),
+) -> Result<ArrayRef, EvalError> {
+    let (texts, delimiters) = (args[0].array.as_string::<i32>(), args[1].array.as_string::<i32>());
+    let parts = StringBuilder::with_capacity(rows, texts.value_data().len());
+    let mut lists = ListBuilder::with_capacity(parts, rows);
+    for row in 0..rows {
+        let (text, delimiter) = (args[0].at(row), args[1].at(row));
+        let valid = texts.is_valid(text) && delimiters.is_valid(delimiter);
+        if valid {
+            split_text(texts.value(text), delimiters.value(delimiter), |part| {
+                lists.values().append_value(part);
+            });
+        }
+        lists.append(valid);
+    }
+    Ok(Arc::new(lists.finish()))
 }
 
 fn split_bytes(_: &RowCall<'_>, args: &[Value]) -> Outcome {
