@@ -57,7 +57,7 @@ struct PartReader {
     any_needed: bool,
     reader: Reader,
     columns: Vec<ColumnBuilder>,
-    /// Check text for UTF-8 value by value, after a whole column failed.
+    /// Look for text that is not UTF-8 value by value, after a whole column failed.
     careful: bool,
 }
 
@@ -119,7 +119,9 @@ impl PartReader {
             }
             Reader::Kafka => match self.columns.first_mut() {
                 None => Ok(true),
-                Some(column) => primitive::push(bytes, column).map(|()| true).map_err(Trouble::Kafka),
+                Some(column) => {
+                    primitive::push(bytes, column, self.careful).map(|()| true).map_err(Trouble::Kafka)
+                }
             },
         };
         match result {
@@ -127,7 +129,12 @@ impl PartReader {
                 if !present {
                     self.push_nulls();
                 }
-                if self.careful { self.check_text(bytes, row).map(|()| present) } else { Ok(present) }
+                match self.reader {
+                    Reader::Json(_) | Reader::Delimited(_) if self.careful => {
+                        self.check_text(bytes, row).map(|()| present)
+                    }
+                    _ => Ok(present),
+                }
             }
             Err(trouble) => {
                 self.truncate(row);

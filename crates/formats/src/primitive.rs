@@ -20,8 +20,10 @@ pub(crate) fn check(columns: &[Column]) -> Result<(), FormatError> {
     }
 }
 
-/// Pushes the one value. The error is what was found instead.
-pub(crate) fn push(bytes: &[u8], column: &mut ColumnBuilder) -> Result<(), String> {
+/// Pushes the one value; text is taken as it is unless `careful`, whoever takes the column checks it as a whole first. The
+/// error is what was found instead.
+#[inline]
+pub(crate) fn push(bytes: &[u8], column: &mut ColumnBuilder, careful: bool) -> Result<(), String> {
     let size = |wanted: usize| format!("{} bytes where {wanted} belong", bytes.len());
     match &mut column.values {
         Values::Integer(values) => {
@@ -33,13 +35,9 @@ pub(crate) fn push(bytes: &[u8], column: &mut ColumnBuilder) -> Result<(), Strin
         Values::Double(values) => {
             values.push(f64::from_be_bytes(bytes.try_into().map_err(|_| size(8))?));
         }
-        Values::Text(blob) => {
-            // Java's StringDeserializer replaces what is not UTF-8
-            match std::str::from_utf8(bytes) {
-                Ok(_) => blob.push(bytes),
-                Err(_) => blob.push(String::from_utf8_lossy(bytes).as_bytes()),
-            }
-        }
+        // Java's StringDeserializer replaces what is not UTF-8
+        Values::Text(blob) if careful => blob.push(String::from_utf8_lossy(bytes).as_bytes()),
+        Values::Text(blob) => blob.push(bytes),
         Values::Bytes(blob) => blob.push(bytes),
         _ => return Err("a type the KAFKA format does not have".to_owned()),
     }

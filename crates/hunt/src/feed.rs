@@ -110,7 +110,7 @@ pub struct Feed {
     lanes: Vec<Lane>,
     positions: HashMap<Box<str>, Box<str>, rapidhash::fast::RandomState>,
     value: Vec<u8>,
-    id: Vec<u8>,
+    id: String,
     latest_ms: i64,
     /// What was done so far, this run and earlier ones on the same data folder.
     pub progress: Progress,
@@ -152,7 +152,7 @@ impl Feed {
             lanes,
             positions: HashMap::default(),
             value: Vec::with_capacity(256),
-            id: Vec::with_capacity(64),
+            id: String::with_capacity(64),
             latest_ms: progress.latest_ms,
             progress,
         })
@@ -257,10 +257,11 @@ impl Feed {
         self.treasury.drop_fresh()?;
         let partitions = i32::try_from(self.lanes.len()).unwrap_or(1);
         let suffix = if shift_ms == 0 { String::new() } else { format!("+{}", self.progress.finished_loops) };
+        let plain = events.is_plain();
         for row in 0..events.len() {
             let hunt = events.hunt.value(row).as_bytes();
             let index = usize::try_from(partition_for_key(hunt, partitions)).unwrap_or(0);
-            let actual_ms = self.encode(events, row, shift_ms, &suffix);
+            let actual_ms = self.encode(events, plain, row, shift_ms, &suffix);
             let Some(lane) = self.lanes.get_mut(index) else { continue };
             lane.builder.append(actual_ms, Some(hunt), Some(&self.value), &[]);
             if lane.builder.byte_len() >= BATCH_BYTES {
@@ -273,17 +274,18 @@ impl Feed {
         Ok(())
     }
 
-    /// Writes row `row` into `self.value`, its id with `suffix`; returns its actual time.
+    /// Writes row `row` into `self.value`, its id with `suffix`, its texts unescaped if `plain`; returns its
+    /// actual time.
     #[inline]
-    fn encode(&mut self, events: &Events, row: usize, shift_ms: i64, suffix: &str) -> i64 {
+    fn encode(&mut self, events: &Events, plain: bool, row: usize, shift_ms: i64, suffix: &str) -> i64 {
         let place = events.place.value(row);
         let actual_ms = events.actual.value(row) + shift_ms;
         self.latest_ms = self.latest_ms.max(actual_ms);
         self.id.clear();
-        self.id.extend_from_slice(events.event_id.value(row).as_bytes());
-        self.id.extend_from_slice(suffix.as_bytes());
+        self.id.push_str(events.event_id.value(row));
+        self.id.push_str(suffix);
         let event = Event {
-            event_id: std::str::from_utf8(&self.id).unwrap_or_default(),
+            event_id: &self.id,
             player: events.player.value(row),
             place,
             kind: events.kind.value(row),
@@ -294,7 +296,11 @@ impl Feed {
                 None => self.positions.entry(place.into()).or_insert(position_of(events, row)),
             },
         };
-        event.encode(&mut self.value);
+        if plain {
+            event.encode_plain(&mut self.value)
+        } else {
+            event.encode(&mut self.value)
+        }
         actual_ms
     }
 

@@ -23,7 +23,7 @@ use crate::{Compression, Headers, RecordError};
 pub struct BatchBuilder {
     /// Room for the header, then the records, so that a batch is sealed where it grew; empty before the first record.
     bytes: Vec<u8>,
-    /// Bytes of the last batch: the next one is likely to need as many.
+    /// Bytes of the last batches, the longest most: the next one is likely to need as many.
     last_len: usize,
     count: i32,
     base_timestamp_ms: i64,
@@ -161,7 +161,8 @@ impl BatchBuilder {
         let total = compressed.as_ref().map_or(self.bytes.len(), Vec::len);
         let length = i32::try_from(total - LENGTH_PREFIX_LEN)
             .map_err(|_| RecordError::Malformed("batch larger than 2 GiB"))?;
-        self.last_len = self.bytes.len();
+        // one short batch among long ones (the end of an input's run) is no reason to grow step by step next time
+        self.last_len = self.bytes.len().max(self.last_len - self.last_len / 4);
         let mut out = compressed.unwrap_or_else(|| std::mem::take(&mut self.bytes));
         let (producer_id, producer_epoch, base_sequence) = self.producer;
         let attributes = self.attributes | i16::from(compression.attributes());

@@ -194,10 +194,19 @@ fn skip_space(bytes: &[u8], mut at: usize) -> usize {
 }
 
 /// One past the closing quote of the string that opens at `at`, and whether it holds a backslash.
+#[inline]
 fn end_of_string(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
     let mut escaped = false;
     let mut at = at + 1;
     loop {
+        if let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+            let marks = quotes_and_slashes(u64::from_le_bytes(*word));
+            if marks == 0 {
+                at += 8;
+                continue;
+            }
+            at += (marks.trailing_zeros() / 8) as usize;
+        }
         match bytes.get(at)? {
             b'"' => return Some((at + 1, escaped)),
             b'\\' => {
@@ -207,6 +216,14 @@ fn end_of_string(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
             _ => at += 1,
         }
     }
+}
+
+/// High bit set in the lowest byte of `word` that is a quote or a backslash; above that the bits mean nothing.
+#[inline]
+fn quotes_and_slashes(word: u64) -> u64 {
+    const ONES: u64 = u64::MAX / 0xff;
+    let (quote, slash) = (word ^ (ONES * 0x22), word ^ (ONES * 0x5c));
+    (quote.wrapping_sub(ONES) & !quote | slash.wrapping_sub(ONES) & !slash) & (ONES << 7)
 }
 
 /// Key place and value place of the first top-level field called `field`.

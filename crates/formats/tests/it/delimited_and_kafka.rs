@@ -119,3 +119,18 @@ fn windows_ride_behind_the_key_and_rows_go_where_their_bare_key_belongs() {
         (vec![6, 7], 2)
     );
 }
+
+#[test]
+fn text_that_is_not_utf_8_is_replaced_in_the_kafka_format_and_refused_in_json_beside_it() {
+    let schema =
+        Schema { key: columns(&[("K", SqlType::String)]), value: columns(&[("V", SqlType::String)]) };
+    let (key, value) = (FormatSpec::new(Format::Kafka), FormatSpec::new(Format::Json));
+    let mut decoder = Decoder::new(&schema, &key, &value, &[true, true]).unwrap();
+    let good: Pair<'_> = (Some(b"N\xff1"), Some(b"{\"v\":\"a\"}"));
+    let bad: Pair<'_> = (Some(b"N2"), Some(b"{\"v\":\"\xff\"}"));
+    for (records, refused) in [(vec![good], 0), (vec![good, bad], 1)] {
+        let decoded = decoder.decode(&[batch(&records, 0)], 0).unwrap();
+        let keys = decoded.columns[0].as_string::<i32>();
+        assert_eq!((decoded.len(), keys.value(0), decoded.errors.len()), (1, "N\u{fffd}1", refused));
+    }
+}

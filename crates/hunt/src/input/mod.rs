@@ -60,6 +60,19 @@ impl Events {
         self.event_id.is_empty() && self.rejected.is_empty()
     }
 
+    /// Whether all texts of the records' values stand in JSON as they are.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        [&self.event_id, &self.player, &self.place, &self.kind].into_iter().all(|texts| {
+            let (Some(first), Some(last)) = (texts.value_offsets().first(), texts.value_offsets().last())
+            else {
+                return true;
+            };
+            let used = usize::try_from(*first).unwrap_or(0)..usize::try_from(*last).unwrap_or(usize::MAX);
+            texts.value_data().get(used).is_some_and(crate::event::is_plain)
+        })
+    }
+
     /// Rows `offset .. offset + len` of the columns, without copying; rejected rows stay behind.
     #[must_use]
     pub fn slice(&self, offset: usize, len: usize) -> Self {

@@ -27,6 +27,7 @@ pub mod values;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use arithmetic::spread;
 pub use cast::cast_value;
 pub(crate) use cast::value_to_string;
 pub use compare::{compare_values, values_equal};
@@ -329,7 +330,7 @@ fn call(
                 operands.first().ok_or_else(|| plan(format!("{} without arguments", function.name)))?;
             let values = operand.array.as_primitive::<Float64Type>().unary::<_, Float64Type>(compute);
             let array: ArrayRef = Arc::new(values);
-            if operand.scalar { arithmetic::spread(&array, frame.rows) } else { Ok(array) }
+            if operand.scalar { spread(&array, frame.rows) } else { Ok(array) }
         }
         Kernel::Columns(kernel) => {
             let columns: Vec<ArgColumn<'_>> = operands

@@ -15,7 +15,7 @@ use regex::Regex;
 use super::args::{Outcome, bytes, integer, list, long, string, text};
 use super::catalog::{Def, columns, row, strict};
 use super::{ArgColumn, RowCall, ScalarFunction};
-use crate::eval::{EvalError, values_equal};
+use crate::eval::{EvalError, spread, values_equal};
 use crate::expr::Value;
 use crate::numbers;
 
@@ -24,7 +24,7 @@ const PAD_MAX: usize = 1 << 20;
 
 #[rustfmt::skip]
 pub(crate) const DEFS: &[Def] = &[
-    Def { name: "AS_VALUE", about: "A copy of a key column for the value.", overloads: &[row("keyColumn T -> T", |_, a| Ok(a[0].clone()))] },
+    Def { name: "AS_VALUE", about: "A copy of a key column for the value.", overloads: &[columns("keyColumn T -> T", as_value)] },
     Def { name: "COALESCE", about: "The first value that is not null.", overloads: &[columns("first T, others T... -> T", coalesce)] },
     Def { name: "IFNULL", about: "The first value, or the second if it is null.", overloads: &[columns("expression T, altValue T -> T", coalesce)] },
     Def { name: "NULLIF", about: "Null if both values are equal, else the first.", overloads: &[row("expression1 T, expression2 T -> T", |_, a| Ok(if values_equal(&a[0], &a[1]) { Value::Null } else { a[0].clone() }))] },
@@ -78,6 +78,17 @@ fn coalesce(
         result = arrow::compute::kernels::zip::zip(&valid, &arg, &result)?;
     }
     Ok(result)
+}
+
+fn as_value(
+    _: &ScalarFunction,
+    args: &[ArgColumn<'_>],
+    rows: usize,
+    _: i64,
+    _: &mut dyn FnMut(usize, &str),
+) -> Result<ArrayRef, EvalError> {
+    let array = args[0].array;
+    if args[0].scalar { spread(array, rows) } else { Ok(Arc::clone(array)) }
 }
 
 /// Applies `change` to each text; null stays null.
