@@ -1,5 +1,6 @@
 //! `herdsman bench`: measurements that anyone can run again, JSON lines with `--json`.
 
+mod bus;
 mod guard;
 mod hunt;
 mod seed;
@@ -23,6 +24,8 @@ enum What {
     Seed(seed::Seed),
     /// The guard's look-ups: rate and latency
     Guard(guard::GuardBench),
+    /// The bus under Kafka's own tools and under native loads, with `--vs kafka` beside Apache Kafka
+    Bus(bus::BusBench),
     /// 10,000 identical cold misses: loads and latency, guard beside plain cache-aside
     Herd(guard::HerdBench),
 }
@@ -34,6 +37,7 @@ impl Bench {
             What::Hunt(bench) => bench.run(),
             What::Seed(bench) => bench.run(),
             What::Guard(bench) => bench.run(),
+            What::Bus(bench) => bench.run(),
             What::Herd(bench) => bench.run(),
         }
     }
