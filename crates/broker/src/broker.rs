@@ -9,12 +9,12 @@ use std::time::Duration;
 use herdsman_host::{Clock, Disk};
 use herdsman_log::{Log, LogConfig, LogError, Recovery, TopicMeta};
 use herdsman_record::TopicPartition;
-use herdsman_wire::kafka_protocol::ResponseError;
-use herdsman_wire::kafka_protocol::messages::{RequestKind, SaslHandshakeResponse};
+use herdsman_wire::kafka_protocol::messages::RequestKind;
 use herdsman_wire::request::api_versions;
-use herdsman_wire::{Handler, Limits, Peer, Reply, Request};
+use herdsman_wire::{Limits, Listener, Peer, Reply, Request};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::BrokerError;
 use crate::dedupe::MEMORY_BYTES_DEFAULT;
@@ -23,6 +23,7 @@ use crate::group::{
 };
 use crate::groups_api::Waiting;
 use crate::partition_state::PartitionState;
+use crate::security::{Security, SecurityConfig};
 use crate::topic::{Topic, Topics, lock};
 use crate::transaction::TransactionConfig;
 use crate::transactions::Transactions;
@@ -61,6 +62,8 @@ pub struct BrokerConfig {
     pub consumer_groups: ConsumerGroupConfig,
     /// Limits of transactions.
     pub transactions: TransactionConfig,
+    /// Users, super users, whether ACLs decide.
+    pub security: SecurityConfig,
 }
 
 impl Default for BrokerConfig {
@@ -77,6 +80,7 @@ impl Default for BrokerConfig {
             groups: GroupConfig::default(),
             consumer_groups: ConsumerGroupConfig::default(),
             transactions: TransactionConfig::default(),
+            security: SecurityConfig::default(),
         }
     }
 }
@@ -103,6 +107,7 @@ pub struct Broker {
     pub(crate) transactions: Mutex<Transactions>,
     /// Newest instance of each committer id.
     pub(crate) fences: Mutex<HashMap<String, u64>>,
+    pub(crate) security: Security,
 }
 
 impl Broker {
@@ -117,12 +122,26 @@ impl Broker {
         log_config: LogConfig,
         config: BrokerConfig,
     ) -> Result<(Self, Recovery), BrokerError> {
-        let (log, recovery) = Log::open(disk, dir, Arc::clone(&clock), log_config)?;
-        Ok((Self::over(Arc::new(log), clock, config)?, recovery))
+        let (log, recovery) = Log::open(Arc::clone(&disk), dir, Arc::clone(&clock), log_config)?;
+        let security =
+            Security::open(config.security.clone(), Some((disk, dir.join(crate::security::FILE))))?;
+        Ok((Self::assemble(Arc::new(log), clock, config, security)?, recovery))
     }
 
-    /// A broker over an open log. Reads committed offsets and event-id windows back from it.
+    /// A broker over an open log. Reads committed offsets and event-id windows back from it; what clients set of users,
+    /// ACLs and quotas is kept in memory only.
     pub fn over(log: Arc<Log>, clock: Arc<dyn Clock>, config: BrokerConfig) -> Result<Self, BrokerError> {
+        let security = Security::open(config.security.clone(), None)?;
+        Self::assemble(log, clock, config, security)
+    }
+
+    fn assemble(
+        log: Arc<Log>,
+        clock: Arc<dyn Clock>,
+        mut config: BrokerConfig,
+        security: Security,
+    ) -> Result<Self, BrokerError> {
+        config.security = SecurityConfig::default(); // its passwords are not needed any more
         let now_ms = clock.now_ms();
         let mut topics = Topics::default();
         for meta in log.topics() {
@@ -149,6 +168,7 @@ impl Broker {
             compacted_transaction_bytes: AtomicU64::new(0),
             transactions: Mutex::new(transactions),
             fences: Mutex::default(),
+            security,
         })
     }
 
@@ -297,14 +317,35 @@ impl Broker {
         self.log.sync()
     }
 
-    /// Serves Kafka clients on `listener` until `shutdown` turns true: requests, group deadlines, maintenance.
+    /// Serves Kafka clients without login or encryption on `socket`, as [`Broker::serve_all`] does.
     pub async fn serve(
         self: Arc<Self>,
-        listener: TcpListener,
+        socket: TcpListener,
         limits: Limits,
         shutdown: watch::Receiver<bool>,
     ) -> std::io::Result<()> {
-        let serving = herdsman_wire::serve(listener, Arc::clone(&self), limits, shutdown);
+        self.serve_all(vec![(socket, Arc::default())], limits, shutdown).await
+    }
+
+    /// Serves Kafka clients on every socket, as its listener says, until `shutdown` turns true: requests, group deadlines,
+    /// maintenance.
+    pub async fn serve_all(
+        self: Arc<Self>,
+        sockets: Vec<(TcpListener, Arc<Listener>)>,
+        limits: Limits,
+        shutdown: watch::Receiver<bool>,
+    ) -> std::io::Result<()> {
+        let mut each = JoinSet::new();
+        for (socket, listener) in sockets {
+            each.spawn(herdsman_wire::serve(
+                socket,
+                listener,
+                Arc::clone(&self),
+                limits.clone(),
+                shutdown.clone(),
+            ));
+        }
+        let serving = async { each.join_all().await.into_iter().collect::<std::io::Result<()>>() };
         tokio::pin!(serving);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -380,18 +421,15 @@ impl Broker {
             RequestKind::DescribeProducers(body) => Reply::message(self.on_describe_producers(body)),
             RequestKind::OffsetForLeaderEpoch(body) => Reply::message(self.on_leader_epoch(body)),
             RequestKind::ApiVersions(_) => Reply::message(api_versions(None, version)),
-            RequestKind::SaslHandshake(_) => Reply::message(
-                SaslHandshakeResponse::default()
-                    .with_error_code(ResponseError::UnsupportedSaslMechanism.code()),
-            ),
+            RequestKind::DescribeAcls(body) => Reply::message(self.on_describe_acls(&body)),
+            RequestKind::CreateAcls(body) => Reply::message(self.on_create_acls(&body)),
+            RequestKind::DeleteAcls(body) => Reply::message(self.on_delete_acls(&body)),
+            RequestKind::DescribeClientQuotas(body) => Reply::message(self.on_describe_quotas(&body)),
+            RequestKind::AlterClientQuotas(body) => Reply::message(self.on_alter_quotas(body)),
+            RequestKind::DescribeUserScramCredentials(body) => Reply::message(self.on_describe_scram(body)),
+            RequestKind::AlterUserScramCredentials(body) => Reply::message(self.on_alter_scram(&body)),
             _ => Reply::Close,
         }
-    }
-}
-
-impl Handler for Broker {
-    async fn handle(&self, peer: Arc<Peer>, request: Request) -> Reply {
-        self.answer(&peer, request).await
     }
 }
 

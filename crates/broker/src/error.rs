@@ -111,6 +111,15 @@ pub enum BrokerError {
     /// An internal topic may not be changed.
     #[error("{0} is internal: clients may read it only")]
     InternalTopic(String),
+    /// A login with a wrong name or password, or with none.
+    #[error("{0}")]
+    LoginRefused(String),
+    /// ACLs without anybody who reads them.
+    #[error("no authorizer is configured: set authorizer = true in [security] of the configuration")]
+    NoAuthorizer,
+    /// The file of credentials, ACLs and quotas.
+    #[error("{0}")]
+    Security(String),
     /// The log refused.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -156,6 +165,9 @@ impl BrokerError {
             Self::InvalidReplicationFactor(_) => ResponseError::InvalidReplicationFactor,
             Self::InvalidConfig(_) => ResponseError::InvalidConfig,
             Self::InternalTopic(_) => ResponseError::InvalidTopicException,
+            Self::LoginRefused(_) => ResponseError::SaslAuthenticationFailed,
+            Self::NoAuthorizer => ResponseError::SecurityDisabled,
+            Self::Security(_) => ResponseError::KafkaStorageError,
             Self::Log(error) => of_log(error),
             Self::Group(error) => of_group(*error),
         }

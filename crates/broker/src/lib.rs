@@ -2,7 +2,7 @@
 //!
 //! [`Broker`] owns the log and decides; `herdsman_wire` brings requests and takes answers. [`EmbeddedBus`] is the same
 //! broker as the house's own event bus, without a socket. Reading order: `broker` (state and dispatch), `produce`,
-//! `fetch`, `partition_state`, `group`, `transaction`, `dedupe`, then the admin files. Errors become Kafka error codes in `error` only.
+//! `fetch`, `partition_state`, `group`, `transaction`, `dedupe`, then the admin files and `security`. Errors become Kafka error codes in `error` only.
 
 pub mod admin;
 pub mod broker;
@@ -21,6 +21,7 @@ pub mod offsets;
 
 pub mod produce;
 pub mod rebuild;
+pub mod security;
 pub mod transaction;
 pub mod transactions_api;
 
@@ -43,3 +44,4 @@ pub use embedded::EmbeddedBus;
 pub use error::BrokerError;
 pub use metrics::{BrokerMetrics, TopicMetrics};
 pub use produce::ProduceOutcome;
+pub use security::{Secret, SecurityConfig};

@@ -32,7 +32,7 @@ const KEYS: std::ops::RangeInclusive<i8> = 0..=1;
 impl Broker {
     /// Host and port that `peer` should use.
     fn address(&self, peer: &Peer) -> (StrBytes, i32) {
-        match &self.config.advertised {
+        match peer.listener.advertised.as_ref().or(self.config.advertised.as_ref()) {
             Some((host, port)) => (StrBytes::from_string(host.clone()), i32::from(*port)),
             None => (StrBytes::from_string(peer.local.ip().to_string()), i32::from(peer.local.port())),
         }

@@ -11,7 +11,7 @@ use herdsman_log::LogConfig;
 use herdsman_record::{Batch, BatchBuilder, Compression, TopicPartition};
 use herdsman_wire::kafka_protocol::messages::*;
 use herdsman_wire::kafka_protocol::protocol::StrBytes;
-use herdsman_wire::{Head, Peer, Reply, Request, supported};
+use herdsman_wire::{Handler as _, Head, Peer, Reply, Request, supported};
 
 use crate::metadata::topic_name;
 use crate::{Broker, BrokerConfig, BrokerError, EmbeddedBus};
@@ -64,7 +64,7 @@ fn text(value: &'static str) -> StrBytes {
 }
 
 /// A request with something in it, for each API served.
-fn sample(api: ApiKey, version: i16) -> RequestKind {
+pub(crate) fn sample(api: ApiKey, version: i16) -> RequestKind {
     let group = || GroupId(text("g"));
     let finds = || topic_name("finds");
     match api {
@@ -276,6 +276,57 @@ fn sample(api: ApiKey, version: i16) -> RequestKind {
             DescribeTopicPartitionsRequest::default().with_response_partition_limit(1).into()
         }
         ApiKey::SaslHandshake => SaslHandshakeRequest::default().into(),
+        ApiKey::SaslAuthenticate => SaslAuthenticateRequest::default().into(),
+        ApiKey::DescribeAcls => DescribeAclsRequest::default()
+            .with_resource_type_filter(1)
+            .with_pattern_type_filter(1)
+            .with_operation(1)
+            .with_permission_type(1)
+            .into(),
+        ApiKey::CreateAcls => {
+            let acl = create_acls_request::AclCreation::default()
+                .with_resource_type(2)
+                .with_resource_name(text("finds"))
+                .with_resource_pattern_type(3)
+                .with_principal(text("User:bob"))
+                .with_host(text("*"))
+                .with_operation(3)
+                .with_permission_type(3);
+            CreateAclsRequest::default().with_creations(vec![acl]).into()
+        }
+        ApiKey::DeleteAcls => {
+            let filter = delete_acls_request::DeleteAclsFilter::default()
+                .with_resource_type_filter(2)
+                .with_resource_name_filter(Some(text("finds")))
+                .with_pattern_type_filter(3)
+                .with_principal_filter(Some(text("User:bob")))
+                .with_operation(1)
+                .with_permission_type(1);
+            DeleteAclsRequest::default().with_filters(vec![filter]).into()
+        }
+        ApiKey::DescribeClientQuotas => DescribeClientQuotasRequest::default().into(),
+        ApiKey::AlterClientQuotas => {
+            let entity = alter_client_quotas_request::EntityData::default()
+                .with_entity_type(text("user"))
+                .with_entity_name(Some(text("bob")));
+            let op = alter_client_quotas_request::OpData::default()
+                .with_key(text("producer_byte_rate"))
+                .with_value(1_000.0);
+            let entry = alter_client_quotas_request::EntryData::default()
+                .with_entity(vec![entity])
+                .with_ops(vec![op]);
+            AlterClientQuotasRequest::default().with_entries(vec![entry]).into()
+        }
+        ApiKey::DescribeUserScramCredentials => DescribeUserScramCredentialsRequest::default().into(),
+        ApiKey::AlterUserScramCredentials => {
+            let bob = alter_user_scram_credentials_request::ScramCredentialUpsertion::default()
+                .with_name(text("bob"))
+                .with_mechanism(1)
+                .with_iterations(4_096)
+                .with_salt(vec![1; 16].into())
+                .with_salted_password(vec![2; 32].into());
+            AlterUserScramCredentialsRequest::default().with_upsertions(vec![bob]).into()
+        }
         ApiKey::ApiVersions => ApiVersionsRequest::default().into(),
         other => panic!("{other:?} is announced but has no sample"),
     }
@@ -287,14 +338,15 @@ fn every_announced_version_of_every_api_has_an_answer_that_encodes() {
     let broker = open(dir.path());
     broker.create_topic("finds", 2, &BTreeMap::new()).unwrap();
     let local = "127.0.0.1:9092".parse().unwrap();
-    let peer = Peer { id: 0, remote: local, local };
+    let peer = Arc::new(Peer { id: 0, remote: local, local, listener: Arc::default(), subject: None });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for (api, min, max) in supported() {
         for version in *min..=*max {
             let head =
                 Head { api_key: *api as i16, api_version: version, correlation_id: 7, client_id: None };
             let request = Request { head: head.clone(), api: *api, body: sample(*api, version) };
-            let reply = runtime.block_on(broker.answer(&peer, request));
+            let mut session = broker.connect(&peer);
+            let reply = runtime.block_on(broker.handle(&peer, &mut session, request)).reply;
             assert!(!matches!(reply, Reply::Close), "{api:?} version {version} closed the connection");
             let out = reply.encode(*api, &head).unwrap_or_else(|error| panic!("{error}"));
             assert!(out.is_some_and(|out| out.len() > 4), "{api:?} version {version}");

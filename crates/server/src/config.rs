@@ -7,6 +7,18 @@
 //! bus = "embedded"             # HERDSMAN_BUS, or kafka://host:port,…
 //! threads = 2                  # HERDSMAN_THREADS
 //!
+//! [[listeners]]                # more listeners for Kafka clients; with one, `kafka` is off unless it is set
+//! address = "0.0.0.0:9093"
+//! protocol = "SASL_SSL"        # PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL
+//! certificate = "server.pem"
+//! key = "server.key"
+//!
+//! [security]
+//! authorizer = true            # ACLs decide
+//! super_users = ["User:admin"]
+//! [security.users.admin]
+//! password_file = "admin.password"
+//!
 //! [caches.legacy]
 //! url = "redis://127.0.0.1:6379"
 //! p99_ms = 5
@@ -25,6 +37,7 @@ use serde::Deserialize;
 
 use crate::error::ServerError;
 use crate::nearest::{nearest, unreadable};
+use crate::security::{ListenerConfig, SecuritySettings};
 
 /// Everything `herdsman serve` can be told.
 #[derive(Debug, Clone, Deserialize)]
@@ -46,6 +59,10 @@ pub struct Config {
     pub topic_defaults: BTreeMap<String, String>,
     /// Serve without authentication on an address that is not loopback.
     pub allow_anonymous: bool,
+    /// More listeners for Kafka clients.
+    pub listeners: Vec<ListenerConfig>,
+    /// Users, and who may do what.
+    pub security: SecuritySettings,
     /// Legacy caches by the name that `CACHE='…'` gives in SQL.
     pub caches: BTreeMap<String, CacheConfig>,
     /// Camel YAML route files to run.
@@ -65,6 +82,8 @@ impl Default for Config {
             partitions: 4,
             topic_defaults: BTreeMap::new(),
             allow_anonymous: false,
+            listeners: Vec::new(),
+            security: SecuritySettings::default(),
             caches: BTreeMap::new(),
             routes: Vec::new(),
             properties: BTreeMap::new(),
@@ -134,10 +153,17 @@ impl Config {
 
     /// Reads TOML text; `place` names it in errors.
     pub fn parse(text: &str, place: &str) -> Result<Self, ServerError> {
-        toml::from_str(text).map_err(|error| ServerError::Config {
+        let refused = |error: toml::de::Error| ServerError::Config {
             place: place.to_owned(),
             reason: with_hint(error.message()),
-        })
+        };
+        let mut config: Self = toml::from_str(text).map_err(refused)?;
+        // who names listeners wants those, and no open one beside them
+        let table: toml::Table = toml::from_str(text).map_err(refused)?;
+        if !config.listeners.is_empty() && !table.contains_key("kafka") {
+            config.kafka = None;
+        }
+        Ok(config)
     }
 
     fn environment(&mut self, get: impl Fn(&str) -> Option<String>) -> Result<(), ServerError> {
@@ -161,16 +187,6 @@ impl Config {
         }
         if let Some(value) = get("HERDSMAN_ALLOW_ANONYMOUS") {
             self.allow_anonymous = value.parse().map_err(|_| refused("HERDSMAN_ALLOW_ANONYMOUS", &value))?;
-        }
-        Ok(())
-    }
-
-    /// Refuses addresses other than loopback unless `allow_anonymous` says so aloud.
-    pub fn check_addresses(&self) -> Result<(), ServerError> {
-        for address in [self.kafka, self.http].into_iter().flatten() {
-            if !address.ip().is_loopback() && !self.allow_anonymous {
-                return Err(ServerError::OpenAddress(address));
-            }
         }
         Ok(())
     }

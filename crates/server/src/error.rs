@@ -20,7 +20,7 @@ pub enum ServerError {
     },
     /// A listener on a reachable address without authentication.
     #[error(
-        "refusing to listen on {0} without authentication: listen on 127.0.0.1, or say --allow-anonymous"
+        "refusing to listen on {0} without authentication: listen on 127.0.0.1, ask for a login in [[listeners]] of the configuration, or say --allow-anonymous"
     )]
     OpenAddress(SocketAddr),
     /// The port is taken.

@@ -14,6 +14,7 @@ use herdsman_log::LogConfig;
 use herdsman_routes::{RouteSet, RoutesHandle};
 use herdsman_sql::{Engine, EngineConfig};
 use herdsman_stream::runtime::{CacheLookup, Runtime, RuntimeConfig};
+use herdsman_wire::{Listener, Protocol};
 use tokio::sync::watch;
 
 use crate::caches;
@@ -34,7 +35,7 @@ pub struct House {
     guards: BTreeMap<String, Guard>,
     routes: Vec<RoutesHandle>,
     clock: Arc<dyn Clock>,
-    kafka: Option<SocketAddr>,
+    kafka: Vec<(Protocol, SocketAddr)>,
     http: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     network: Option<tokio::runtime::Runtime>,
@@ -47,7 +48,7 @@ impl House {
     /// # Errors   [`ServerError`], one line each; nothing is left running then.
     pub fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, ServerError> {
         config.check_addresses()?;
-        let kafka_listener = config.kafka.map(|address| listen::bind(address, "--kafka")).transpose()?;
+        let kafka_listeners = bind_kafka(config)?;
         let http_listener = config.http.map(|address| listen::bind(address, "--http")).transpose()?;
         let mut recovery = Vec::new();
         let (bus, broker) = open_bus(config, &clock, &mut recovery)?;
@@ -80,13 +81,16 @@ impl House {
             guards,
             routes: Vec::new(),
             clock,
-            kafka: kafka_listener.as_ref().and_then(|listener| listener.local_addr().ok()),
+            kafka: kafka_listeners
+                .iter()
+                .filter_map(|(socket, listener)| Some((listener.protocol, socket.local_addr().ok()?)))
+                .collect(),
             http: http_listener.as_ref().and_then(|listener| listener.local_addr().ok()),
             stop,
             network: Some(network),
             recovery,
         };
-        house.serve(kafka_listener, http_listener, &stopping)?;
+        house.serve(kafka_listeners, http_listener, &stopping)?;
         if !config.routes.is_empty() {
             let set = RouteSet::load_all(&config.routes, &config.properties).map_err(routes_error)?;
             house.run_routes(set.with_root(&config.data))?;
@@ -96,7 +100,7 @@ impl House {
 
     fn serve(
         &self,
-        kafka: Option<std::net::TcpListener>,
+        kafka: Vec<(std::net::TcpListener, Arc<Listener>)>,
         http: Option<std::net::TcpListener>,
         stopping: &watch::Receiver<bool>,
     ) -> Result<(), ServerError> {
@@ -107,13 +111,14 @@ impl House {
             tokio::net::TcpListener::from_std(listener)
                 .map_err(|source| ServerError::Listen { address, source })
         };
-        if let (Some(listener), Some(broker)) = (kafka, &self.broker) {
-            let listener = convert(listener)?;
-            let serving =
-                Arc::clone(broker).serve(listener, herdsman_wire::Limits::default(), stopping.clone());
+        if let (false, Some(broker)) = (kafka.is_empty(), &self.broker) {
+            let sockets: Result<Vec<_>, ServerError> =
+                kafka.into_iter().map(|(socket, listener)| Ok((convert(socket)?, listener))).collect();
+            let limits = herdsman_wire::Limits::default();
+            let serving = Arc::clone(broker).serve_all(sockets?, limits, stopping.clone());
             network.spawn(async move {
                 if let Err(error) = serving.await {
-                    tracing::error!(%error, "the Kafka listener stopped");
+                    tracing::error!(%error, "the Kafka listeners stopped");
                 }
             });
         }
@@ -127,7 +132,7 @@ impl House {
             };
             network.spawn(http::serve(listener, state, stopping.clone()));
         }
-        if let Some(broker) = self.broker.clone().filter(|_| self.kafka.is_none()) {
+        if let Some(broker) = self.broker.clone().filter(|_| self.kafka.is_empty()) {
             network.spawn(maintain(broker, stopping.clone()));
         }
         Ok(())
@@ -171,10 +176,16 @@ impl House {
         &self.routes
     }
 
-    /// Where the Kafka listener is.
+    /// Where the first Kafka listener is.
     #[must_use]
     pub fn kafka(&self) -> Option<SocketAddr> {
-        self.kafka
+        self.kafka.first().map(|(_, address)| *address)
+    }
+
+    /// Where Kafka clients can come in, and how.
+    #[must_use]
+    pub fn listeners(&self) -> &[(Protocol, SocketAddr)] {
+        &self.kafka
     }
 
     /// Where the HTTP listener is.
@@ -227,6 +238,15 @@ async fn maintain(broker: Arc<Broker>, mut stopping: watch::Receiver<bool>) {
     }
 }
 
+/// Takes the sockets first, so that an address in use is told before anything is opened.
+fn bind_kafka(config: &Config) -> Result<Vec<(std::net::TcpListener, Arc<Listener>)>, ServerError> {
+    let listeners = config.open_listeners()?;
+    listeners
+        .into_iter()
+        .map(|(address, listener)| Ok((listen::bind(address, "--kafka")?, listener)))
+        .collect()
+}
+
 fn routes_error(error: impl std::fmt::Display) -> ServerError {
     ServerError::Routes(error.to_string())
 }
@@ -239,6 +259,15 @@ fn open_bus(
     recovery: &mut Vec<String>,
 ) -> Result<OpenBus, ServerError> {
     if let Some(address) = config.bus.strip_prefix("kafka://") {
+        if !config.listeners.is_empty() {
+            return Err(ServerError::Config {
+                place: "listeners".to_owned(),
+                reason: format!(
+                    "clients of {} talk to it: remove listeners, or use bus = \"embedded\"",
+                    config.bus
+                ),
+            });
+        }
         let bus = KafkaBus::connect(address, herdsman_kafka::KafkaOptions::default())?;
         return Ok((Arc::new(bus), None));
     }
@@ -248,9 +277,14 @@ fn open_bus(
             reason: format!("{} is neither embedded nor kafka://host:port", config.bus),
         });
     }
-    let settings = BrokerConfig { num_partitions: config.partitions, ..BrokerConfig::default() };
+    let settings = BrokerConfig {
+        num_partitions: config.partitions,
+        security: config.security()?,
+        ..BrokerConfig::default()
+    };
     let log = LogConfig { topic_defaults: config.topic_defaults.clone(), ..LogConfig::default() };
     let (broker, found) = Broker::open(Arc::new(RealDisk), &config.data, Arc::clone(clock), log, settings)?;
+    config.check_users(broker.has_users())?;
     recovery.extend(found.notes);
     let broker = Arc::new(broker);
     Ok((Arc::new(EmbeddedBus::new(Arc::clone(&broker), &config.data.display().to_string())), Some(broker)))

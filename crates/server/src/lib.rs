@@ -7,8 +7,10 @@ mod house;
 pub mod http;
 pub mod listen;
 mod nearest;
+mod security;
 
 pub use config::{CacheConfig, Config, LoaderConfig};
 pub use error::ServerError;
 pub use house::House;
 pub use nearest::{nearest, unreadable};
+pub use security::{ListenerConfig, SecuritySettings, UserConfig};

@@ -65,6 +65,8 @@ pub struct TopicReply {
 /// A whole answer to Fetch.
 #[derive(Debug, Clone, Default)]
 pub struct FetchReply {
+    /// For how long the client is muted, ms (KIP-219).
+    pub throttle_time_ms: i32,
     /// Kafka error code of the request as a whole.
     pub error_code: i16,
     /// Fetch session, 0 for none.
@@ -77,7 +79,7 @@ impl FetchReply {
     /// Encodes the body at `version` (4 to 17) after what `out` holds.
     pub fn encode(self, out: &mut Chunks, version: i16) {
         let flexible = version >= FLEXIBLE;
-        out.put_i32(0);
+        out.put_i32(self.throttle_time_ms);
         if version >= 7 {
             out.put_i16(self.error_code);
             out.put_i32(self.session_id);
@@ -179,7 +181,8 @@ mod tests {
             let name = StrBytes::from_static_str("finds");
             let topic = TopicReply { name: name.clone(), id: [0; 16], partitions: vec![reply, refused] };
             let mut ours = Chunks::new();
-            FetchReply { error_code: 0, session_id: 0, topics: vec![topic] }.encode(&mut ours, version);
+            FetchReply { throttle_time_ms: 0, error_code: 0, session_id: 0, topics: vec![topic] }
+                .encode(&mut ours, version);
             let mut written = std::io::Cursor::new(Vec::new());
             ours.write_to(&mut written).await.unwrap();
 

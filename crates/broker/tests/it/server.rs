@@ -24,9 +24,15 @@ pub(crate) struct Server {
 impl Server {
     /// Serves `dir` on `port`.
     pub(crate) fn start(dir: &Path, port: u16) -> Self {
+        Self::start_with(dir, port, &[])
+    }
+
+    /// The same with `NAME=VALUE` arguments.
+    pub(crate) fn start_with(dir: &Path, port: u16, settings: &[&str]) -> Self {
         let mut child = Command::new(built("serve"))
             .arg(dir)
             .arg(port.to_string())
+            .args(settings)
             .stdout(Stdio::piped())
             .spawn()
             .expect("cargo builds the example with the tests");

@@ -43,7 +43,11 @@ impl Doctor {
                 tell(fine, line);
             }
         }
-        if let Err(error) = config.check_addresses() {
+        for listener in &config.listeners {
+            let (fine, line) = port("listener", listener.address);
+            tell(fine, line);
+        }
+        if let Err(error) = config.check_addresses().and_then(|()| config.open_listeners()) {
             tell(false, error.to_string());
         }
         let data = self.data.unwrap_or(config.data);

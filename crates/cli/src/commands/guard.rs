@@ -31,6 +31,9 @@ enum Action {
         /// Hold this 99th percentile, for example 5ms
         #[arg(long, value_name = "TIME", value_parser = duration)]
         p99: Option<Duration>,
+        /// Serve without authentication on an address that is not loopback
+        #[arg(long)]
+        allow_anonymous: bool,
     },
     /// What the guards of a running server or sidecar have chosen, and why
     Explain {
@@ -61,18 +64,20 @@ impl GuardCommand {
     /// Does it.
     pub fn run(self) -> Result<(), Failure> {
         match self.action {
-            Action::Proxy { listen, cache, p99 } => proxy(listen, &cache, p99),
+            Action::Proxy { listen, cache, p99, allow_anonymous } => {
+                if !listen.ip().is_loopback() && !allow_anonymous {
+                    return Err(Failure::usage(format!(
+                        "refusing to listen on {listen} without authentication: listen on 127.0.0.1, or say --allow-anonymous"
+                    )));
+                }
+                proxy(listen, &cache, p99)
+            }
             Action::Explain { url, json } => explain(&url, json),
         }
     }
 }
 
 fn proxy(listen: SocketAddr, cache: &str, p99: Option<Duration>) -> Result<(), Failure> {
-    if !listen.ip().is_loopback() {
-        return Err(Failure::usage(format!(
-            "refusing to listen on {listen}: the proxy has no authentication, listen on 127.0.0.1"
-        )));
-    }
     let cache = CacheUrl::parse(cache).map_err(Failure::usage)?;
     drop(herdsman_server::listen::bind(listen, "--listen")?);
     let (stop, stopped) = mpsc::sync_channel(1);

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use clap::Args;
 use herdsman_host::RealClock;
 use herdsman_server::{Config, House};
+use herdsman_wire::Protocol;
 
 use crate::failure::Failure;
 
@@ -59,11 +60,19 @@ impl Serve {
 fn ready_line(house: &House, config: &Config) -> String {
     let address =
         |address: Option<SocketAddr>| address.map_or_else(|| "off".to_owned(), |address| address.to_string());
+    let kafka: Vec<String> = house
+        .listeners()
+        .iter()
+        .map(|(protocol, address)| match protocol {
+            Protocol::Plaintext => address.to_string(),
+            other => format!("{} {address}", other.name()),
+        })
+        .collect();
+    let kafka = if kafka.is_empty() { "off".to_owned() } else { kafka.join(" and ") };
     let open =
         if config.allow_anonymous { "; ANYONE WHO REACHES IT MAY USE IT (--allow-anonymous)" } else { "" };
     format!(
-        "ready: kafka {}, http {}, data {}; {}{open}",
-        address(house.kafka()),
+        "ready: kafka {kafka}, http {}, data {}; {}{open}",
         address(house.http()),
         config.data.display(),
         house.durability(),

@@ -203,6 +203,14 @@ fn other_addresses_than_loopback_are_refused_without_authentication() {
         (said.code, one_line(&said.err)),
         (
             1,
+            "herdsman: refusing to listen on 0.0.0.0:0 without authentication: listen on 127.0.0.1, ask for a login in [[listeners]] of the configuration, or say --allow-anonymous"
+        )
+    );
+    let proxy = run(&["guard", "proxy", "--listen", "0.0.0.0:0", "--cache", "redis://127.0.0.1:1"]);
+    assert_eq!(
+        (proxy.code, one_line(&proxy.err)),
+        (
+            2,
             "herdsman: refusing to listen on 0.0.0.0:0 without authentication: listen on 127.0.0.1, or say --allow-anonymous"
         )
     );
