@@ -22,6 +22,7 @@ use crate::committer::KafkaCommitter;
 use crate::dedupe::TopicDedupe;
 use crate::delivery::{Producer, Reports, Ticket, send};
 use crate::error::{unavailable, write_failed};
+use crate::login::objection;
 use crate::options::{self, addresses, probe};
 use crate::reader::{KafkaReader, Quiet};
 
@@ -78,10 +79,12 @@ impl KafkaBus {
         admin.client.inner().fetch_metadata(Some(CONFIGS_TOPIC), HELLO_TIMEOUT).map_err(|_| {
             BusError::Unavailable {
                 bus: url.clone(),
-                reason: format!(
-                    "{} accepts connections but does not answer as Kafka does: pass the address of a Kafka listener",
-                    addresses.join(",")
-                ),
+                reason: addresses.iter().find_map(|address| objection(address, &options)).unwrap_or_else(|| {
+                    format!(
+                        "{} accepts connections but does not answer as Kafka does: pass the address of a Kafka listener",
+                        addresses.join(",")
+                    )
+                }),
             }
         })?;
         let producer: Producer =

@@ -13,6 +13,7 @@ mod dedupe;
 mod delivery;
 mod error;
 mod ffi;
+mod login;
 mod options;
 mod reader;
 

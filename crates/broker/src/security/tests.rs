@@ -52,9 +52,7 @@ fn needs(api: ApiKey, version: i16) -> (&'static [(O, R)], i16) {
     match api {
         ApiKey::Produce => (&[(O::Write, R::Topic)], TOPIC),
         ApiKey::Fetch => (&[(O::Read, R::Topic)], TOPIC),
-        ApiKey::ListOffsets | ApiKey::OffsetForLeaderEpoch | ApiKey::DescribeTopicPartitions => {
-            (&[(O::Describe, R::Topic)], TOPIC)
-        }
+        ApiKey::ListOffsets | ApiKey::OffsetForLeaderEpoch => (&[(O::Describe, R::Topic)], TOPIC),
         ApiKey::Metadata => (&[(O::Describe, R::Topic), (O::Create, R::Topic)], TOPIC),
         ApiKey::DeleteRecords | ApiKey::DeleteTopics => (&[(O::Delete, R::Topic)], TOPIC),
         ApiKey::DescribeProducers => (&[(O::Read, R::Topic)], TOPIC),
@@ -67,7 +65,9 @@ fn needs(api: ApiKey, version: i16) -> (&'static [(O, R)], i16) {
         ApiKey::OffsetCommit => (&[(O::Read, R::Group), (O::Read, R::Topic)], GROUP),
         ApiKey::OffsetFetch => (&[(O::Describe, R::Group), (O::Describe, R::Topic)], GROUP),
         ApiKey::OffsetDelete => (&[(O::Delete, R::Group), (O::Read, R::Topic)], GROUP),
-        ApiKey::FindCoordinator | ApiKey::DescribeGroups | ApiKey::ConsumerGroupDescribe => {
+        ApiKey::FindCoordinator if version < 4 => (&[(O::Describe, R::Group)], GROUP),
+        ApiKey::FindCoordinator => (&[(O::Describe, R::TransactionalId)], TRANSACTIONAL_ID),
+        ApiKey::DescribeGroups | ApiKey::ConsumerGroupDescribe => {
             (&[(O::Describe, R::Group), (O::Describe, R::Topic)], GROUP)
         }
         ApiKey::DeleteGroups => (&[(O::Delete, R::Group)], GROUP),
@@ -75,7 +75,7 @@ fn needs(api: ApiKey, version: i16) -> (&'static [(O, R)], i16) {
             (&[(O::Read, R::Group)], GROUP)
         }
         ApiKey::ConsumerGroupHeartbeat => (&[(O::Read, R::Group), (O::Describe, R::Topic)], GROUP),
-        ApiKey::InitProducerId => (&[(O::IdempotentWrite, R::Cluster)], CLUSTER_CODE),
+        ApiKey::InitProducerId => (&[(O::Write, R::TransactionalId)], TRANSACTIONAL_ID),
         ApiKey::AddPartitionsToTxn if version >= 4 => (&[(O::ClusterAction, R::Cluster)], CLUSTER_CODE),
         ApiKey::AddPartitionsToTxn => {
             (&[(O::Write, R::TransactionalId), (O::Write, R::Topic)], TRANSACTIONAL_ID)
@@ -120,6 +120,7 @@ fn is_optional(api: ApiKey, version: i16, place: usize) -> bool {
             | A::ConsumerGroupDescribe
             | A::OffsetDelete
             | A::Metadata => true,
+            A::OffsetFetch => version >= 8,
             A::CreateTopics => version < 5,
             _ => false,
         }
@@ -127,6 +128,7 @@ fn is_optional(api: ApiKey, version: i16, place: usize) -> bool {
 
 /// Whether the answer holds any of the four refusals; panics if there is no answer.
 fn is_refused(runtime: &Runtime, broker: &Broker, peer: &Arc<Peer>, api: ApiKey, version: i16) -> bool {
+    let _ = broker.delete_topic("new"); // so that the sample of CreateTopics makes it
     let asked = request(api, version, sample(api, version));
     let head = asked.head.clone();
     let mut session = broker.connect(peer);

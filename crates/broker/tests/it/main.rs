@@ -1,6 +1,6 @@
 //! The broker as a process, against clients that were not written for it.
 //!
-//! Needs `kcat` and `python3` with venv; the Python clients are installed once into `$HERDSMAN_TEST_CACHE` (default: the
+//! Needs `kcat`, `openssl` and `python3` with venv; the Python clients are installed once into `$HERDSMAN_TEST_CACHE` (default: the
 //! folder `test-cache` beside the build).
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -9,4 +9,5 @@ mod clients;
 mod hostile;
 mod java;
 mod kill;
+mod security;
 mod server;

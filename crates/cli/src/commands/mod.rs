@@ -38,6 +38,9 @@ pub struct Cluster {
         global = true
     )]
     pub kafka: String,
+    /// User to log in as, where the listener asks for it; the password is taken from HERDSMAN_PASSWORD
+    #[arg(long, env = "HERDSMAN_USER", value_name = "NAME", global = true)]
+    pub user: Option<String>,
 }
 
 impl Cluster {
@@ -52,12 +55,37 @@ impl Cluster {
         self.connect_with(KafkaOptions { properties, ..KafkaOptions::default() })
     }
 
-    fn connect_with(&self, options: KafkaOptions) -> Result<Arc<dyn Bus>, Failure> {
+    fn connect_with(&self, mut options: KafkaOptions) -> Result<Arc<dyn Bus>, Failure> {
+        if let Some(user) = &self.user {
+            options.properties.extend(self.login(user)?);
+        }
         match KafkaBus::connect(&self.kafka, options) {
             Ok(bus) => Ok(Arc::new(bus)),
             Err(BusError::Unavailable { reason, .. }) => Err(Failure::new(reason)),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+impl Cluster {
+    /// Settings of a login by PLAIN: this client has no TLS, so the password stays on this machine.
+    fn login(&self, user: &str) -> Result<BTreeMap<String, String>, Failure> {
+        let mut resolved =
+            self.kafka.split(',').flat_map(|one| one.trim().to_socket_addrs().into_iter().flatten());
+        if let Some(far) = resolved.find(|address| !address.ip().is_loopback()) {
+            return Err(Failure::usage(format!(
+                "--user would show the password to everyone on the way to {far}: use a listener on 127.0.0.1, or a client with TLS"
+            )));
+        }
+        let password = std::env::var("HERDSMAN_PASSWORD")
+            .map_err(|_| Failure::usage(format!("no password for user {user}: set HERDSMAN_PASSWORD")))?;
+        let settings = [
+            ("security.protocol", "sasl_plaintext"),
+            ("sasl.mechanism", "PLAIN"),
+            ("sasl.username", user),
+            ("sasl.password", &password),
+        ];
+        Ok(settings.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 }
 

@@ -11,7 +11,7 @@
 //! | 6 | bad YAML step | `calls::checks_…` |
 //! | 7 | dead cache | `running::a_dead_cache_…` |
 //! | 8 | disk full | `full_disk::…` |
-//! | 9 | wrong authentication | cannot be made yet: there is none |
+//! | 9 | wrong authentication | `calls::a_wrong_login_…` |
 //! | 10 | unknown flag | `calls::an_unknown_flag_…` |
 //! | 11 | missing topic | `calls::a_missing_topic_…`, `statements::a_misspelt_topic_…` |
 //! | 12 | type mismatch | `statements::values_of_two_types_…` |

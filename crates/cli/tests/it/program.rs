@@ -141,6 +141,11 @@ impl Server {
         sentence.to_owned()
     }
 
+    /// All of its log.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log.path()).unwrap()
+    }
+
     /// Runs SQL and gives what it prints.
     pub fn sql(&self, statements: &str) -> String {
         let answer = run(&["sql", &self.http, "-e", statements]);

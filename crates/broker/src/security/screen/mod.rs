@@ -8,6 +8,7 @@ use herdsman_wire::kafka_protocol::messages::{
     AlterClientQuotasResponse, AlterUserScramCredentialsResponse, CreateAclsResponse, DeleteAclsResponse,
     DescribeAclsResponse, DescribeClientQuotasResponse, DescribeUserScramCredentialsResponse, RequestKind,
 };
+use herdsman_wire::kafka_protocol::protocol::StrBytes;
 use herdsman_wire::{Reply, Request};
 
 use super::acl::{Operation, Resource};
@@ -53,6 +54,11 @@ macro_rules! then {
     };
 }
 use then;
+
+/// What clients print where the code alone does not reach their users.
+fn said() -> Option<StrBytes> {
+    Some(StrBytes::from_static_str("no ACL of the cluster allows it"))
+}
 
 const PASSED: Screened = Screened::Passed(None);
 
@@ -128,13 +134,20 @@ impl Broker {
             R::AlterClientQuotas(_) if gate.may_cluster(O::AlterConfigs) => PASSED,
             R::DescribeUserScramCredentials(_) if gate.may_cluster(O::Describe) => PASSED,
             R::AlterUserScramCredentials(_) if gate.may_cluster(O::Alter) => PASSED,
-            R::DescribeAcls(_) => refused(DescribeAclsResponse::default().with_error_code(CLUSTER)),
-            R::DescribeClientQuotas(_) => {
-                refused(DescribeClientQuotasResponse::default().with_error_code(CLUSTER).with_entries(None))
+            R::DescribeAcls(_) => {
+                refused(DescribeAclsResponse::default().with_error_code(CLUSTER).with_error_message(said()))
             }
-            R::DescribeUserScramCredentials(_) => {
-                refused(DescribeUserScramCredentialsResponse::default().with_error_code(CLUSTER))
-            }
+            R::DescribeClientQuotas(_) => refused(
+                DescribeClientQuotasResponse::default()
+                    .with_error_code(CLUSTER)
+                    .with_error_message(said())
+                    .with_entries(None),
+            ),
+            R::DescribeUserScramCredentials(_) => refused(
+                DescribeUserScramCredentialsResponse::default()
+                    .with_error_code(CLUSTER)
+                    .with_error_message(said()),
+            ),
             R::CreateAcls(body) => admin::refuse_each(&body.creations, |results| {
                 CreateAclsResponse::default().with_results(results).into()
             }),

@@ -191,6 +191,44 @@ fn a_missing_topic_is_told_with_the_nearest_name_and_how_to_make_it() {
 }
 
 #[test]
+fn a_wrong_login_is_refused_in_one_line_on_both_sides() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("password"), "oak-canary\n").unwrap();
+    let listener = format!("127.0.0.1:{}", free_port());
+    let config = format!(
+        "[[listeners]]\naddress = '{listener}'\nprotocol = 'SASL_PLAINTEXT'\n[security.users.ana]\npassword_file = '{}'\n",
+        path("password")
+    );
+    std::fs::write(path("herdsman.toml"), config).unwrap();
+    let server = Server::start_with(&folder.path().join("data"), &["--config", &path("herdsman.toml")]);
+    let list = |user: &[&str], password: &str| {
+        let mut command = herdsman();
+        command.args(["topic", "--kafka", &listener, "list"]).args(user).env("HERDSMAN_PASSWORD", password);
+        said(&command.output().unwrap())
+    };
+    let right = list(&["--user", "ana"], "oak-canary");
+    assert_eq!((right.code, right.err.as_str()), (0, ""));
+    let told = "login refused for user ana with PLAIN: check name and password (this listener also offers SCRAM-SHA-512 and SCRAM-SHA-256)";
+    let wrong = list(&["--user", "ana"], "elm");
+    assert_eq!((wrong.code, one_line(&wrong.err)), (1, format!("herdsman: {told}").as_str()));
+    assert!(server.says("login refused").starts_with(told), "{}", server.says("login refused"));
+    let none = list(&[], "");
+    let asks = format!(
+        "herdsman: {listener} asks for a login by SCRAM-SHA-512, SCRAM-SHA-256, PLAIN: pass --user NAME and set HERDSMAN_PASSWORD"
+    );
+    assert_eq!((none.code, one_line(&none.err)), (1, asks.as_str()));
+    let far = run(&["topic", "--kafka", "192.0.2.1:9092", "--user", "ana", "list"]);
+    assert_eq!(far.code, 2);
+    assert!(
+        one_line(&far.err).contains("would show the password to everyone on the way to 192.0.2.1:9092"),
+        "{}",
+        far.err
+    );
+    assert!(!server.log().contains("canary"), "no password in the log");
+}
+
+#[test]
 fn other_addresses_than_loopback_are_refused_without_authentication() {
     let folder = tempfile::tempdir().unwrap();
     let output = herdsman()
