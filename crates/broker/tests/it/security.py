@@ -1,4 +1,5 @@
-"""Drives a broker that asks who is there: security.py rights|throttled ADDRESS CA."""
+"""Drives a broker that asks who is there: security.py rights|renewed|throttled ADDRESS CA."""
+import logging
 import sys
 import time
 
@@ -104,6 +105,31 @@ def rights():
     assert any(sentence in one for one in said), said
 
 
+def renewed():
+    """A login is good for 1.5 s: the client renews it on the same connections (KIP-368)."""
+    said, renewals = [], []
+    producer = Producer({**login("admin", "oak"), "debug": "security", "error_cb": lambda error: said.append(error.str())},
+                        logger=Log(renewals))
+    for _ in range(20):
+        producer.produce("renewed", b"oak", on_delivery=lambda error, _: error and said.append(error.str()))
+        producer.poll(0)
+        time.sleep(0.2)
+    assert producer.flush(20) == 0 and not said, said
+    assert len(renewals) > 3, renewals
+
+
+class Log(logging.Handler):
+    """Keeps lines about the life of a login."""
+
+    def __init__(self, kept):
+        super().__init__()
+        self.kept = kept
+
+    def log(self, _level, line, *values):
+        if "session lifetime" in line % values:
+            self.kept.append(line % values)
+
+
 def throttled():
     """User bob may send and fetch 1,000,000 bytes a second: ten seconds' worth at once, the rest waits."""
     throttles = {}
@@ -134,5 +160,5 @@ def throttled():
     print(f"sent in {sent_s:.1f} s, fetched in {fetched_s:.1f} s")
 
 
-{"rights": rights, "throttled": throttled}[sys.argv[1]]()
+{"rights": rights, "renewed": renewed, "throttled": throttled}[sys.argv[1]]()
 print("all good")

@@ -33,13 +33,27 @@ struct Guarded {
     sasl: u16,
     sasl_ssl: u16,
     ssl: u16,
+    more: Vec<&'static str>,
 }
 
 impl Guarded {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with more `NAME=VALUE` arguments.
+    fn start_with(more: &[&'static str]) -> Self {
         let (data, pki) = (tempfile::tempdir().unwrap(), certificates());
         let ports = herdsman_testkit::free_ports(3);
-        let mut guarded = Self { server: None, data, pki, sasl: ports[0], sasl_ssl: ports[1], ssl: ports[2] };
+        let mut guarded = Self {
+            server: None,
+            data,
+            pki,
+            sasl: ports[0],
+            sasl_ssl: ports[1],
+            ssl: ports[2],
+            more: more.to_vec(),
+        };
         guarded.restart();
         guarded
     }
@@ -54,7 +68,8 @@ impl Guarded {
         settings.push(format!("tls={}", self.pki.path().display()));
         let fixed = ["client.auth=requested", "user=admin:oak", "authorizer=true", "super=User:admin"];
         settings.extend(fixed.map(str::to_owned));
-        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        let settings: Vec<&str> =
+            settings.iter().map(String::as_str).chain(self.more.iter().copied()).collect();
         self.server = Some(Server::start_with(self.data.path(), free_port(), &settings));
     }
 
@@ -210,6 +225,13 @@ fn librdkafka_administers_users_and_acls_and_gets_kafkas_refusals() {
     let guarded = Guarded::start();
     let rights = guarded.script("rights");
     assert!(rights.ends_with("all good\n"), "{rights}");
+}
+
+#[test]
+fn a_login_that_ends_is_renewed_by_the_client_without_an_error() {
+    let guarded = Guarded::start_with(&["reauth.ms=1500"]);
+    let renewed = guarded.script("renewed");
+    assert!(renewed.ends_with("all good\n"), "{renewed}");
 }
 
 /// What comes back until the broker closes; panics if it does not within ten seconds.
