@@ -24,6 +24,7 @@ use crate::group::{
 use crate::groups_api::Waiting;
 use crate::partition_state::PartitionState;
 use crate::security::{Security, SecurityConfig};
+use crate::share::{ShareConfig, Shares};
 use crate::topic::{Topic, Topics, lock};
 use crate::transaction::TransactionConfig;
 use crate::transactions::Transactions;
@@ -60,6 +61,8 @@ pub struct BrokerConfig {
     pub groups: GroupConfig,
     /// Limits of groups that use the consumer protocol.
     pub consumer_groups: ConsumerGroupConfig,
+    /// Limits of share groups.
+    pub share_groups: ShareConfig,
     /// Limits of transactions.
     pub transactions: TransactionConfig,
     /// Users, super users, whether ACLs decide.
@@ -79,6 +82,7 @@ impl Default for BrokerConfig {
             offsets_bytes_max: 64 << 20,
             groups: GroupConfig::default(),
             consumer_groups: ConsumerGroupConfig::default(),
+            share_groups: ShareConfig::default(),
             transactions: TransactionConfig::default(),
             security: SecurityConfig::default(),
         }
@@ -96,12 +100,18 @@ pub struct Broker {
     pub(crate) groups: Mutex<Coordinator>,
     /// Taken before `groups`.
     pub(crate) consumer_groups: Mutex<ConsumerGroups>,
+    /// Taken before the lock of any of its partitions.
+    pub(crate) shares: Mutex<Shares>,
+    /// Grows whenever records of a share group become free.
+    pub(crate) shares_changed: watch::Sender<u64>,
     pub(crate) offsets: Mutex<OffsetStore>,
     pub(crate) waiting: Mutex<HashMap<u64, Waiting>>,
     pub(crate) tickets: AtomicU64,
     next_producer_id: AtomicI64,
     /// Bytes all committed offsets took when they were last written anew.
     pub(crate) compacted_bytes: AtomicU64,
+    /// Bytes all states of share groups took when they were last written anew.
+    pub(crate) compacted_share_bytes: AtomicU64,
     /// Bytes all transactional ids took when they were last written anew.
     pub(crate) compacted_transaction_bytes: AtomicU64,
     pub(crate) transactions: Mutex<Transactions>,
@@ -149,6 +159,7 @@ impl Broker {
         }
         let offsets = load_offsets(&log)?;
         let transactions = crate::transactions::load(&log)?;
+        let shares = crate::share_offsets::load(&log, config.share_groups.clone())?;
         let groups = Coordinator::new(config.groups.clone());
         let consumer_groups = ConsumerGroups::new(config.consumer_groups.clone());
         Ok(Self {
@@ -159,12 +170,15 @@ impl Broker {
             topic_changes: Mutex::new(()),
             groups: Mutex::new(groups),
             consumer_groups: Mutex::new(consumer_groups),
+            shares: Mutex::new(shares),
+            shares_changed: watch::Sender::new(0),
             offsets: Mutex::new(offsets),
             waiting: Mutex::default(),
             tickets: AtomicU64::new(1),
             // later than every id given out before a restart: at most 1,024 ids a millisecond are given on average
             next_producer_id: AtomicI64::new(now_ms.saturating_mul(1024)),
             compacted_bytes: AtomicU64::new(0),
+            compacted_share_bytes: AtomicU64::new(0),
             compacted_transaction_bytes: AtomicU64::new(0),
             transactions: Mutex::new(transactions),
             fences: Mutex::default(),
@@ -230,9 +244,16 @@ impl Broker {
         if name.starts_with("__") {
             return Err(BrokerError::InternalTopic(name.to_owned()));
         }
-        let _changing = lock(&self.topic_changes);
-        self.log.delete_topic(name)?;
-        self.refresh(name)?;
+        let id = {
+            let _changing = lock(&self.topic_changes);
+            let id = self.topic(name).map(|topic| topic.meta.id.0);
+            self.log.delete_topic(name)?;
+            self.refresh(name)?;
+            id
+        };
+        if let Some(id) = id {
+            self.forget_shared_topic(id)?;
+        }
         let orphans = lock(&self.offsets).of_topic(name);
         for (group, at) in orphans {
             self.write_offsets(&group, &[(at, None)])?;
@@ -282,6 +303,7 @@ impl Broker {
     pub fn maintain(&self) -> Result<(), BrokerError> {
         self.tick_transactions();
         self.compact_offsets()?;
+        self.compact_shares()?;
         self.compact_transactions()?;
         self.compact_topics();
         self.keep_producers(PRODUCERS_KEPT_EVERY_BYTES)?;
@@ -361,6 +383,7 @@ impl Broker {
                 _ = tick.tick() => {
                     self.tick_groups();
                     self.tick_consumer_groups();
+                    self.tick_shares();
                     ticks = ticks.wrapping_add(1);
                     if ticks.is_multiple_of(TICKS_PER_MAINTENANCE) {
                         let broker = Arc::clone(&self);
@@ -397,6 +420,17 @@ impl Broker {
                 Reply::message(self.on_consumer_heartbeat(peer, client, body))
             }
             RequestKind::ConsumerGroupDescribe(body) => Reply::message(self.on_consumer_describe(body)),
+            RequestKind::ShareGroupHeartbeat(body) => {
+                Reply::message(self.on_share_heartbeat(peer, client, body))
+            }
+            RequestKind::ShareGroupDescribe(body) => Reply::message(self.on_share_describe(body)),
+            RequestKind::ShareFetch(body) => self.on_share_fetch(body, request.share).await,
+            RequestKind::ShareAcknowledge(body) => self.on_share_acknowledge(body, request.share),
+            RequestKind::DescribeShareGroupOffsets(body) => {
+                Reply::message(self.on_describe_share_offsets(body))
+            }
+            RequestKind::AlterShareGroupOffsets(body) => Reply::message(self.on_alter_share_offsets(body)),
+            RequestKind::DeleteShareGroupOffsets(body) => Reply::message(self.on_delete_share_offsets(body)),
             RequestKind::ListGroups(body) => Reply::message(self.on_list_groups(body, version)),
             RequestKind::DescribeGroups(body) => Reply::message(self.on_describe_groups(body, version)),
             RequestKind::DeleteGroups(body) => Reply::message(self.on_delete_groups(body)),
@@ -407,6 +441,9 @@ impl Broker {
             RequestKind::DescribeConfigs(body) => Reply::message(self.on_describe_configs(body, version)),
             RequestKind::AlterConfigs(body) => Reply::message(self.on_alter_configs(body)),
             RequestKind::IncrementalAlterConfigs(body) => Reply::message(self.on_incremental_alter(body)),
+            RequestKind::ListConfigResources(body) => {
+                Reply::message(self.on_list_config_resources(&body, version))
+            }
             RequestKind::DescribeCluster(body) => {
                 Reply::message(self.on_describe_cluster(peer, &body, version))
             }

@@ -1,8 +1,9 @@
-//! Topic configs by request: DescribeConfigs, AlterConfigs, IncrementalAlterConfigs.
+//! Configs of topics and groups by request: DescribeConfigs, AlterConfigs, IncrementalAlterConfigs.
 
 use std::collections::BTreeMap;
 
 use herdsman_log::{ConfigKey, ConfigKind, TOPIC_CONFIGS};
+use herdsman_wire::kafka_protocol::ResponseError;
 use herdsman_wire::kafka_protocol::messages::alter_configs_response::AlterConfigsResourceResponse;
 use herdsman_wire::kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use herdsman_wire::kafka_protocol::messages::describe_configs_response::{
@@ -10,19 +11,28 @@ use herdsman_wire::kafka_protocol::messages::describe_configs_response::{
 };
 use herdsman_wire::kafka_protocol::messages::incremental_alter_configs_request::AlterableConfig;
 use herdsman_wire::kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse as IncrementalResponse;
+use herdsman_wire::kafka_protocol::messages::list_config_resources_response::ConfigResource;
 use herdsman_wire::kafka_protocol::messages::{
     AlterConfigsRequest, AlterConfigsResponse, DescribeConfigsRequest, DescribeConfigsResponse,
-    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, ListConfigResourcesRequest,
+    ListConfigResourcesResponse,
 };
 use herdsman_wire::kafka_protocol::protocol::StrBytes;
 
-use crate::topic::Topic;
+use crate::share::config::GROUP_CONFIGS;
+use crate::topic::{Topic, lock};
 use crate::{Broker, BrokerError};
 
 /// Resource type of a topic.
 const TOPIC: i8 = 2;
 /// Resource type of a broker.
 const BROKER: i8 = 4;
+/// Resource type of a group.
+const GROUP: i8 = 32;
+/// Resource type of subscriptions to clients' metrics (KIP-714); there are none here.
+const CLIENT_METRICS: i8 = 16;
+/// Config source: set on the group.
+const SOURCE_GROUP: i8 = 8;
 /// Config source: set on the topic.
 const SOURCE_TOPIC: i8 = 1;
 /// Config source: set in the broker's own configuration.
@@ -138,8 +148,59 @@ impl Broker {
                     })
                     .collect())
             }
+            GROUP => Ok(self.described_group(name, wanted, version)),
             other => Err(BrokerError::InvalidRequest(format!("no configs for resources of type {other}"))),
         }
+    }
+
+    /// What has configs of its own (KIP-1142); version 0 asks for subscriptions to clients' metrics only.
+    pub(crate) fn on_list_config_resources(
+        &self,
+        request: &ListConfigResourcesRequest,
+        version: i16,
+    ) -> ListConfigResourcesResponse {
+        let known = [TOPIC, BROKER, CLIENT_METRICS, GROUP];
+        let response = ListConfigResourcesResponse::default();
+        if request.resource_types.iter().any(|kind| !known.contains(kind)) {
+            return response.with_error_code(ResponseError::UnsupportedVersion.code());
+        }
+        let wanted = |kind: i8| {
+            version >= 1 && (request.resource_types.is_empty() || request.resource_types.contains(&kind))
+        };
+        let mut names: Vec<(i8, String)> = Vec::new();
+        if wanted(TOPIC) {
+            names.extend(self.all_topics().iter().map(|topic| (TOPIC, topic.meta.name.to_string())));
+        }
+        if wanted(BROKER) {
+            names.push((BROKER, self.config.node_id.to_string()));
+        }
+        if wanted(GROUP) {
+            names.extend(lock(&self.shares).configs.keys().map(|group| (GROUP, group.clone())));
+        }
+        let resources = names.into_iter().map(|(kind, name)| {
+            let resource = ConfigResource::default().with_resource_name(StrBytes::from_string(name));
+            if version >= 1 { resource.with_resource_type(kind) } else { resource }
+        });
+        response.with_config_resources(resources.collect())
+    }
+
+    fn described_group(
+        &self,
+        group: &str,
+        wanted: impl Fn(&str) -> bool,
+        version: i16,
+    ) -> Vec<DescribeConfigsResourceResult> {
+        let shares = lock(&self.shares);
+        let set = shares.configs.get(group);
+        let configs = GROUP_CONFIGS.iter().filter(|key| wanted(key.name)).map(|key| {
+            let is_set = set.is_some_and(|set| set.contains_key(key.name));
+            let result = DescribeConfigsResourceResult::default()
+                .with_name(StrBytes::from_static_str(key.name))
+                .with_value(Some(StrBytes::from_string(shares.config.value(key.name, set))))
+                .with_config_source(if is_set { SOURCE_GROUP } else { SOURCE_DEFAULT });
+            if version >= 3 { result.with_config_type(key.kind) } else { result }
+        });
+        configs.collect()
     }
 
     pub(crate) fn on_alter_configs(&self, request: AlterConfigsRequest) -> AlterConfigsResponse {
@@ -181,14 +242,16 @@ impl Broker {
             .resources
             .into_iter()
             .map(|resource| {
-                let result = self.changed(&resource.resource_name, &resource.configs).and_then(|configs| {
-                    self.replace(
-                        resource.resource_type,
-                        &resource.resource_name,
-                        &configs,
-                        request.validate_only,
-                    )
-                });
+                let kind = resource.resource_type;
+                let result =
+                    self.changed(kind, &resource.resource_name, &resource.configs).and_then(|configs| {
+                        self.replace(
+                            resource.resource_type,
+                            &resource.resource_name,
+                            &configs,
+                            request.validate_only,
+                        )
+                    });
                 let response = IncrementalResponse::default()
                     .with_resource_type(resource.resource_type)
                     .with_resource_name(resource.resource_name);
@@ -210,9 +273,12 @@ impl Broker {
         configs: &BTreeMap<String, String>,
         validate_only: bool,
     ) -> Result<(), BrokerError> {
+        if resource_type == GROUP {
+            return self.set_group_configs(name, configs, validate_only);
+        }
         if resource_type != TOPIC {
             return Err(BrokerError::InvalidRequest(
-                "only topic configs change at run time: set the broker's in its configuration file"
+                "only configs of topics and groups change at run time: set the broker's in its configuration file"
                     .to_owned(),
             ));
         }
@@ -226,14 +292,19 @@ impl Broker {
         self.alter_configs(name, configs)
     }
 
-    /// The configs of topic `name` after `changes` (set 0, delete 1, append 2, subtract 3).
+    /// The configs of the topic or group `name` after `changes` (set 0, delete 1, append 2, subtract 3).
     fn changed(
         &self,
+        resource_type: i8,
         name: &str,
         changes: &[AlterableConfig],
     ) -> Result<BTreeMap<String, String>, BrokerError> {
-        let topic = self.known_topic(&herdsman_record::TopicPartition::new(name, 0))?;
-        let mut configs = topic.meta.configs.clone();
+        let mut configs = if resource_type == GROUP {
+            lock(&self.shares).configs.get(name).cloned().unwrap_or_default()
+        } else {
+            let topic = self.known_topic(&herdsman_record::TopicPartition::new(name, 0))?;
+            topic.meta.configs.clone()
+        };
         for change in changes {
             let key = change.name.to_string();
             let value = change.value.as_ref().map(|value| value.to_string());

@@ -80,6 +80,9 @@ impl Broker {
     }
 
     fn consumer_heartbeat(&self, beat: ConsumerHeartbeat) -> Result<ConsumerAnswer, GroupError> {
+        if beat.member_epoch == JOIN && self.is_shared(&beat.group) {
+            return Err(GroupError::OtherProtocol);
+        }
         let mut groups = lock(&self.consumer_groups);
         if beat.member_epoch == JOIN && groups.get(&beat.group).is_none() {
             // a group moves over once nobody uses the classic protocol in it

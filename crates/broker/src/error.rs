@@ -6,6 +6,7 @@ use kafka_protocol::ResponseError;
 
 use crate::dedupe::IdError;
 use crate::group::GroupError;
+use crate::share::ShareError;
 use crate::transaction::TransactionError;
 
 /// A refusal.
@@ -126,6 +127,9 @@ pub enum BrokerError {
     /// The group coordinator refused.
     #[error(transparent)]
     Group(#[from] GroupError),
+    /// A share group refused.
+    #[error(transparent)]
+    Share(#[from] ShareError),
 }
 
 impl BrokerError {
@@ -170,6 +174,7 @@ impl BrokerError {
             Self::Security(_) => ResponseError::KafkaStorageError,
             Self::Log(error) => of_log(error),
             Self::Group(error) => of_group(*error),
+            Self::Share(error) => of_share(*error),
         }
     }
 
@@ -251,6 +256,16 @@ fn of_group(error: GroupError) -> ResponseError {
         GroupError::FencedEpoch => ResponseError::FencedMemberEpoch,
         GroupError::StaleEpoch => ResponseError::StaleMemberEpoch,
         GroupError::UnreleasedInstance => ResponseError::UnreleasedInstanceId,
+    }
+}
+
+fn of_share(error: ShareError) -> ResponseError {
+    match error {
+        ShareError::InvalidRecordState => ResponseError::InvalidRecordState,
+        ShareError::InvalidAcknowledgement(_) => ResponseError::InvalidRequest,
+        ShareError::SessionNotFound => ResponseError::ShareSessionNotFound,
+        ShareError::SessionEpoch => ResponseError::InvalidShareSessionEpoch,
+        ShareError::SessionLimit => ResponseError::ShareSessionLimitReached,
     }
 }
 

@@ -29,6 +29,7 @@ use crate::{Broker, BrokerError};
 /// Types of groups, as ListGroups prints them.
 const CLASSIC: &str = "classic";
 const CONSUMER: &str = "consumer";
+const SHARE: &str = "share";
 
 /// Where an answer that comes later is to go.
 pub(crate) enum Waiting {
@@ -116,7 +117,7 @@ impl Broker {
                 .collect(),
         };
         // a group moves over once nobody uses the consumer protocol in it
-        if !lock(&self.consumer_groups).remove_empty(&join.group) {
+        if self.is_shared(&join.group) || !lock(&self.consumer_groups).remove_empty(&join.group) {
             let refused = JoinAnswer::refused(GroupError::InconsistentProtocol, &join.member_id);
             return Reply::message(join_response(refused, version));
         }
@@ -219,6 +220,13 @@ impl Broker {
         for (group, found) in lock(&self.consumer_groups).iter() {
             listed.insert(group.clone(), (CONSUMER.to_owned(), found.state(), CONSUMER));
         }
+        {
+            let shares = lock(&self.shares);
+            for group in shares.names() {
+                let state = shares.groups.get(&group).map_or("Empty", |group| group.state());
+                listed.insert(group, (SHARE.to_owned(), state, SHARE));
+            }
+        }
         for group in lock(&self.offsets).groups() {
             listed.entry(group).or_insert_with(|| (String::new(), "Empty", CLASSIC));
         }
@@ -302,7 +310,8 @@ impl Broker {
 
     /// Deletes a group without members, and its offsets.
     pub fn delete_group(&self, group: &str) -> Result<(), BrokerError> {
-        let mut known = lock(&self.offsets).has_group(group);
+        let mut known = self.delete_share_group(group)?;
+        known |= lock(&self.offsets).has_group(group);
         let mut consumer_groups = lock(&self.consumer_groups);
         known |= consumer_groups.get(group).is_some();
         if !consumer_groups.remove_empty(group) {

@@ -2,7 +2,8 @@
 //!
 //! [`Broker`] owns the log and decides; `herdsman_wire` brings requests and takes answers. [`EmbeddedBus`] is the same
 //! broker as the house's own event bus, without a socket. Reading order: `broker` (state and dispatch), `produce`,
-//! `fetch`, `partition_state`, `group`, `transaction`, `dedupe`, then the admin files and `security`. Errors become Kafka error codes in `error` only.
+//! `fetch`, `partition_state`, `group`, `share`, `transaction`, `dedupe`, then the admin files and `security`. Errors become Kafka
+//! error codes in `error` only.
 
 pub mod admin;
 pub mod broker;
@@ -22,6 +23,12 @@ pub mod offsets;
 pub mod produce;
 pub mod rebuild;
 pub mod security;
+pub mod share;
+pub mod share_api;
+pub mod share_fetch;
+pub mod share_offsets;
+#[cfg(test)]
+mod share_tests;
 pub mod transaction;
 pub mod transactions_api;
 

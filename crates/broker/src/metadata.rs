@@ -236,6 +236,12 @@ impl Broker {
         let refusal = (!KEYS.contains(&request.key_type)).then(|| {
             BrokerError::InvalidRequest(format!("no coordinators of type {} here", request.key_type))
         });
+        if request.key_type == 0
+            && let Err(error) = self.offsets_partition()
+        {
+            // Apache Kafka makes it now as well; a commit tries again and tells
+            tracing::warn!(%error, "no topic for committed offsets");
+        }
         let code = refusal.as_ref().map_or(0, BrokerError::code);
         let message = refusal.map(|error| StrBytes::from_string(error.to_string()));
         if version < 4 {

@@ -11,16 +11,17 @@ use herdsman_log::LogConfig;
 use herdsman_record::{Batch, BatchBuilder, Compression, TopicPartition};
 use herdsman_wire::kafka_protocol::messages::*;
 use herdsman_wire::kafka_protocol::protocol::StrBytes;
-use herdsman_wire::{Handler as _, Head, Peer, Reply, Request, supported};
+use herdsman_wire::{Handler as _, Head, Peer, Reply, Request, ShareExtras, supported};
 
 use crate::metadata::topic_name;
+use crate::share_tests::{share_acknowledge, share_fetch};
 use crate::{Broker, BrokerConfig, BrokerError, EmbeddedBus};
 
-fn open(dir: &Path) -> Arc<Broker> {
+pub(crate) fn open(dir: &Path) -> Arc<Broker> {
     open_at(dir, Arc::new(SimClock::new(1_700_000_000_000)))
 }
 
-fn open_at(dir: &Path, clock: Arc<dyn Clock>) -> Arc<Broker> {
+pub(crate) fn open_at(dir: &Path, clock: Arc<dyn Clock>) -> Arc<Broker> {
     let log_config = LogConfig::default();
     let config = BrokerConfig { offsets_bytes_max: 200_000, ..BrokerConfig::default() };
     let (broker, recovery) = Broker::open(Arc::new(RealDisk), dir, clock, log_config, config).unwrap();
@@ -28,7 +29,7 @@ fn open_at(dir: &Path, clock: Arc<dyn Clock>) -> Arc<Broker> {
     Arc::new(broker)
 }
 
-fn batch(values: &[&str], producer: Option<(i64, i32)>) -> Batch {
+pub(crate) fn batch(values: &[&str], producer: Option<(i64, i32)>) -> Batch {
     let mut builder = BatchBuilder::new();
     if let Some((id, sequence)) = producer {
         builder.producer(id, 0, sequence);
@@ -260,6 +261,42 @@ pub(crate) fn sample(api: ApiKey, version: i16) -> RequestKind {
         ApiKey::ConsumerGroupDescribe => {
             ConsumerGroupDescribeRequest::default().with_group_ids(vec![group(), GroupId(text("x"))]).into()
         }
+        ApiKey::ShareGroupHeartbeat => ShareGroupHeartbeatRequest::default()
+            .with_group_id(GroupId(text("workers")))
+            .with_member_id(text("m"))
+            .with_subscribed_topic_names(Some(vec![finds()]))
+            .into(),
+        ApiKey::ShareGroupDescribe => ShareGroupDescribeRequest::default()
+            .with_group_ids(vec![GroupId(text("workers")), GroupId(text("x"))])
+            .into(),
+        ApiKey::ShareFetch => share_fetch("workers", "m", 0, [9; 16], &[]).into(),
+        ApiKey::ShareAcknowledge => share_acknowledge("workers", "m", 1, [9; 16], (0, 0, 1)).into(),
+        ApiKey::DescribeShareGroupOffsets => {
+            let one = describe_share_group_offsets_request::DescribeShareGroupOffsetsRequestGroup::default();
+            let all = one.with_group_id(GroupId(text("workers"))).with_topics(None);
+            DescribeShareGroupOffsetsRequest::default().with_groups(vec![all]).into()
+        }
+        ApiKey::AlterShareGroupOffsets => {
+            let partition = |index| {
+                alter_share_group_offsets_request::AlterShareGroupOffsetsRequestPartition::default()
+                    .with_partition_index(index)
+            };
+            let topic = alter_share_group_offsets_request::AlterShareGroupOffsetsRequestTopic::default()
+                .with_topic_name(finds())
+                .with_partitions(vec![partition(0), partition(9)]);
+            AlterShareGroupOffsetsRequest::default()
+                .with_group_id(GroupId(text("others")))
+                .with_topics(vec![topic])
+                .into()
+        }
+        ApiKey::DeleteShareGroupOffsets => {
+            let topic = delete_share_group_offsets_request::DeleteShareGroupOffsetsRequestTopic::default()
+                .with_topic_name(topic_name("gone"));
+            DeleteShareGroupOffsetsRequest::default()
+                .with_group_id(GroupId(text("others")))
+                .with_topics(vec![topic])
+                .into()
+        }
         ApiKey::DescribeProducers => {
             let topic = describe_producers_request::TopicRequest::default()
                 .with_name(finds())
@@ -272,6 +309,7 @@ pub(crate) fn sample(api: ApiKey, version: i16) -> RequestKind {
         ApiKey::ListTransactions => {
             ListTransactionsRequest::default().with_state_filters(vec![text("x")]).into()
         }
+        ApiKey::ListConfigResources => ListConfigResourcesRequest::default().into(),
         ApiKey::DescribeTopicPartitions => {
             DescribeTopicPartitionsRequest::default().with_response_partition_limit(1).into()
         }
@@ -344,7 +382,12 @@ fn every_announced_version_of_every_api_has_an_answer_that_encodes() {
         for version in *min..=*max {
             let head =
                 Head { api_key: *api as i16, api_version: version, correlation_id: 7, client_id: None };
-            let request = Request { head: head.clone(), api: *api, body: sample(*api, version) };
+            let request = Request {
+                head: head.clone(),
+                api: *api,
+                body: sample(*api, version),
+                share: ShareExtras::default(),
+            };
             let mut session = broker.connect(&peer);
             let reply = runtime.block_on(broker.handle(&peer, &mut session, request)).reply;
             assert!(!matches!(reply, Reply::Close), "{api:?} version {version} closed the connection");

@@ -15,6 +15,7 @@ pub mod listener;
 pub mod request;
 pub mod schema;
 pub mod server;
+mod share;
 pub mod tls;
 pub mod versions;
 
@@ -25,5 +26,6 @@ pub use kafka_protocol;
 pub use listener::{Listener, Protocol};
 pub use request::{Head, Reply, Request, RequestError};
 pub use server::{Answer, Handler, Limits, serve};
+pub use share::ShareExtras;
 pub use tls::{ClientAuth, Tls, TlsError, TlsFiles};
 pub use versions::{is_announced, supported};

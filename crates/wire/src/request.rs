@@ -5,9 +5,11 @@ use kafka_protocol::ResponseError;
 use kafka_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey};
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsResponse, RequestHeader, RequestKind, ResponseHeader, ResponseKind,
+    ShareAcknowledgeResponse,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 
+use crate::share::{self, ShareExtras};
 use crate::{Chunks, FetchReply, schema, versions};
 
 /// First version of ApiVersions that tells features.
@@ -35,6 +37,8 @@ pub struct Request {
     pub api: ApiKey,
     /// Its body.
     pub body: RequestKind,
+    /// What version 2 of ShareFetch and ShareAcknowledge says beside the body.
+    pub share: ShareExtras,
 }
 
 /// What a handler answers.
@@ -44,6 +48,8 @@ pub enum Reply {
     Message(Box<ResponseKind>),
     /// The answer to Fetch.
     Fetch(FetchReply),
+    /// The answer to ShareAcknowledge, and the time acquisition locks last, ms (told from version 2 on).
+    ShareAcknowledge(Box<ShareAcknowledgeResponse>, i32),
     /// Nothing (Produce with `acks=0`).
     Nothing,
     /// Close the connection: the request can have no answer (Produce with `acks=0` that failed).
@@ -95,17 +101,23 @@ impl Request {
         }
         let header = RequestHeader::decode(&mut frame, api.request_header_version(api_version))
             .map_err(|error| malformed(api_key, api_version, &error.to_string()))?;
-        if !schema::is_plausible(api, api_version, &frame) {
+        let (mut share, mut body_version) = (ShareExtras::default(), api_version);
+        if matches!(api, ApiKey::ShareFetch | ApiKey::ShareAcknowledge) && api_version > share::KNOWN {
+            (share, frame) = share::take_extras(api, &frame)
+                .ok_or_else(|| malformed(api_key, api_version, "shorter than its fixed part"))?;
+            body_version = share::KNOWN;
+        }
+        if !schema::is_plausible(api, body_version, &frame) {
             return Err(malformed(
                 api_key,
                 api_version,
                 "a length or count exceeds the bytes sent or the limit",
             ));
         }
-        let body = RequestKind::decode(api, &mut frame, api_version)
+        let body = RequestKind::decode(api, &mut frame, body_version)
             .map_err(|error| malformed(api_key, api_version, &error.to_string()))?;
         let head = Head { api_key, api_version, correlation_id, client_id: header.client_id };
-        Ok(Self { head, api, body })
+        Ok(Self { head, api, body, share })
     }
 }
 
@@ -125,9 +137,14 @@ impl Reply {
         match self {
             Self::Nothing | Self::Close => return Ok(None),
             Self::Fetch(fetch) => fetch.encode(&mut out, head.api_version),
+            Self::ShareAcknowledge(response, lock_timeout_ms) => {
+                out.put_bytes(share::encode_acknowledge(&response, lock_timeout_ms, head.api_version)?);
+            }
             Self::Message(response) => {
                 let mut body = BytesMut::new();
-                response.encode(&mut body, head.api_version).map_err(|error| {
+                // the answers of the two versions of ShareFetch are the same
+                let known = if api == ApiKey::ShareFetch { share::KNOWN } else { head.api_version };
+                response.encode(&mut body, known).map_err(|error| {
                     format!("cannot encode {api:?} version {}: {error}", head.api_version)
                 })?;
                 out.put_bytes(body.freeze());

@@ -50,10 +50,20 @@ const SERVED: &[(ApiKey, i16, i16)] = &[
     (ApiKey::DescribeTransactions, 0, 0),
     (ApiKey::ListTransactions, 0, 2),
     (ApiKey::DescribeTopicPartitions, 0, 0),
+    (ApiKey::ListConfigResources, 0, 1),
+    (ApiKey::ShareGroupHeartbeat, 1, 1),
+    (ApiKey::ShareGroupDescribe, 1, 1),
+    (ApiKey::ShareFetch, 1, 2),
+    (ApiKey::ShareAcknowledge, 1, 2),
+    (ApiKey::DescribeShareGroupOffsets, 0, 0),
+    (ApiKey::AlterShareGroupOffsets, 0, 0),
+    (ApiKey::DeleteShareGroupOffsets, 0, 0),
 ];
 
-/// Features and their levels as clients see them: the consumer group protocol (KIP-848), transactions of version 2 (KIP-890).
-pub const FEATURES: &[(&str, i16)] = &[("group.version", 1), ("transaction.version", 2)];
+/// Features and their levels as clients see them: the consumer group protocol (KIP-848), share groups (KIP-932), transactions
+/// of version 2 (KIP-890).
+pub const FEATURES: &[(&str, i16)] =
+    &[("group.version", 1), ("share.version", 1), ("transaction.version", 2)];
 
 /// Every API served, with its first and last version.
 #[must_use]

@@ -19,7 +19,8 @@ describe_producers describe_transactions list_transactions describe_topic_partit
 consumer_group_describe describe_acls create_acls delete_acls describe_client_quotas alter_client_quotas
 describe_user_scram_credentials alter_user_scram_credentials describe_log_dirs elect_leaders
 list_partition_reassignments alter_partition_reassignments get_telemetry_subscriptions push_telemetry
-list_config_resources update_features""".split()
+list_config_resources update_features write_txn_markers share_group_heartbeat share_group_describe share_fetch
+share_acknowledge describe_share_group_offsets alter_share_group_offsets delete_share_group_offsets""".split()
 
 
 def camel(name):
