@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::BrokerError;
 use crate::dedupe::MEMORY_BYTES_DEFAULT;
+use crate::fetch_session::FetchSessions;
 use crate::group::{
     ConsumerGroupConfig, ConsumerGroups, Coordinator, GroupConfig, OFFSETS_TOPIC, OffsetStore,
 };
@@ -104,6 +105,7 @@ pub struct Broker {
     pub(crate) shares: Mutex<Shares>,
     /// Grows whenever records of a share group become free.
     pub(crate) shares_changed: watch::Sender<u64>,
+    pub(crate) fetch_sessions: Mutex<FetchSessions>,
     pub(crate) offsets: Mutex<OffsetStore>,
     pub(crate) waiting: Mutex<HashMap<u64, Waiting>>,
     pub(crate) tickets: AtomicU64,
@@ -172,6 +174,7 @@ impl Broker {
             consumer_groups: Mutex::new(consumer_groups),
             shares: Mutex::new(shares),
             shares_changed: watch::Sender::new(0),
+            fetch_sessions: Mutex::default(),
             offsets: Mutex::new(offsets),
             waiting: Mutex::default(),
             tickets: AtomicU64::new(1),

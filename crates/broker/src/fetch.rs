@@ -1,6 +1,6 @@
 //! Fetch: whole batches by reference, waiting for `min_bytes` or `max_wait_ms`.
 //!
-//! Every answer is complete: fetch sessions are refused politely (session id 0), which every client understands.
+//! In a fetch session (`fetch_session`) a request names only what changed and an answer only what is new.
 //! `read_committed` gets nothing at or above the last stable offset, and the list of aborted transactions in the range; it
 //! skips their records and the markers itself (KIP-98).
 
@@ -8,12 +8,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use herdsman_record::{Batch, TopicPartition};
-use herdsman_wire::kafka_protocol::ResponseError;
 use herdsman_wire::kafka_protocol::messages::FetchRequest;
 use herdsman_wire::kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use herdsman_wire::kafka_protocol::protocol::StrBytes;
 use herdsman_wire::{FetchReply, PartitionReply, Reply, TopicReply};
 
+use crate::fetch_session::Answer;
+use crate::topic::lock;
 use crate::{Broker, BrokerError};
 
 /// First version that names topics by id.
@@ -29,24 +30,36 @@ struct Round {
 }
 
 impl Broker {
-    pub(crate) async fn on_fetch(&self, request: FetchRequest, version: i16) -> Reply {
-        if request.session_id != 0 && request.session_epoch > 0 {
-            let error_code = ResponseError::FetchSessionIdNotFound.code();
-            return Reply::Fetch(FetchReply { error_code, ..FetchReply::default() });
+    pub(crate) async fn on_fetch(&self, mut request: FetchRequest, version: i16) -> Reply {
+        // before version 7 there are no sessions, and the codec says epoch −1: none wanted
+        let opened = lock(&self.fetch_sessions).open(&mut request, version >= TOPIC_IDS, self.steady_ms());
+        let mut reply = match &opened {
+            Ok(_) => self.read_in_time(&request, version).await,
+            Err(error) => FetchReply { error_code: error.code(), ..FetchReply::default() },
+        };
+        match opened {
+            Ok(Answer::Begin(session)) => lock(&session).tell(&mut reply, false),
+            Ok(Answer::Incremental(session)) => lock(&session).tell(&mut reply, true),
+            Ok(Answer::Full) | Err(_) => {}
         }
+        Reply::Fetch(reply)
+    }
+
+    /// Reads once there are `min_bytes`, or when `max_wait_ms` are over.
+    async fn read_in_time(&self, request: &FetchRequest, version: i16) -> FetchReply {
         let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
         let wanted = usize::try_from(request.min_bytes).unwrap_or(0);
         let mut appended = self.log.subscribe();
         let deadline = tokio::time::Instant::now() + wait;
         loop {
             appended.mark_unchanged();
-            let round = self.read_round(&request, version);
+            let round = self.read_round(request, version);
             if round.bytes >= wanted || round.has_error || request.topics.is_empty() || wait.is_zero() {
-                return Reply::Fetch(round.reply);
+                return round.reply;
             }
             match tokio::time::timeout_at(deadline, appended.changed()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return Reply::Fetch(self.read_round(&request, version).reply),
+                Ok(Err(_)) | Err(_) => return self.read_round(request, version).reply,
             }
         }
     }

@@ -33,6 +33,7 @@ pub mod transaction;
 pub mod transactions_api;
 
 mod cursor;
+mod fetch_session;
 mod markers;
 mod partition_state;
 mod pattern;

@@ -90,3 +90,36 @@ fn strangers_are_answered_or_closed_and_cost_little() {
     let after = server.resident_mib();
     assert!(after - before < 64, "{before} MiB before, {after} MiB after {} idle connections", idle.len());
 }
+
+/// The frame of an API that is not served, or is at another version: any header will do, only its start is read.
+#[test]
+fn what_is_not_served_is_refused_by_the_protocols_error_and_the_connection_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), free_port());
+    let mut stream = connect(&server);
+    stream.write_all(&frame(18, 0, &[])).unwrap();
+    let listing = answer(&mut stream).unwrap();
+    let number = |bytes: &[u8]| i16::from_be_bytes([bytes[0], bytes[1]]);
+    let served: Vec<(i16, i16, i16)> = listing[10..]
+        .chunks_exact(6)
+        .map(|one| (number(one), number(&one[2..]), number(&one[4..])))
+        .collect();
+    assert!(served.len() > 40, "{served:?}");
+    let (mut refused, mut asked) = (0, 0);
+    for api in -1..=100 {
+        for version in -1..=20 {
+            let is_served =
+                served.iter().any(|(key, min, max)| *key == api && (*min..=*max).contains(&version));
+            if is_served || api == 18 {
+                continue;
+            }
+            asked += 1;
+            stream.write_all(&frame(api, version, &[0; 8])).unwrap();
+            let body =
+                answer(&mut stream).unwrap_or_else(|| panic!("API {api} version {version} is hung up on"));
+            assert_eq!(body, [0, 0, 0, 7, 0, 35], "API {api} version {version}");
+            refused += 1;
+        }
+    }
+    assert!(refused == asked && asked > 1_500, "{refused} of {asked}");
+}
