@@ -15,6 +15,10 @@ use crate::{Chunks, FetchReply, schema, versions};
 /// First version of ApiVersions that tells features.
 const FEATURES_SINCE: i16 = 3;
 
+/// First version of Produce that is told, though 3 is the first served: librdkafka before 2.11 compresses only for brokers that
+/// tell version 0, so Apache Kafka 4 tells it as well (KAFKA-18659).
+const PRODUCE_TOLD_SINCE: i16 = 0;
+
 /// Who asks what at which version.
 #[derive(Debug, Clone)]
 pub struct Head {
@@ -170,7 +174,8 @@ pub fn api_versions(error: Option<ResponseError>, version: i16) -> ApiVersionsRe
     let keys = versions::supported()
         .iter()
         .map(|(api, min, max)| {
-            ApiVersion::default().with_api_key(*api as i16).with_min_version(*min).with_max_version(*max)
+            let min = if *api == ApiKey::Produce { PRODUCE_TOLD_SINCE } else { *min };
+            ApiVersion::default().with_api_key(*api as i16).with_min_version(min).with_max_version(*max)
         })
         .collect();
     let response = ApiVersionsResponse::default()
