@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! key    kind i16 = 0 | group string | topic id 16 bytes | partition i32
-//! value  version i16 = 0 | start i64 | count i32 | { last i64 | state i8 | deliveries i16 } …          (null: deleted)
-//! key    kind i16 = 1 | group string
+//! value  version i16 = 0 | snapshot epoch, state epoch, leader epoch i32 | start i64 | created, written i64 (ms)
+//!        | count + 1 varint | { first i64 | last i64 | state i8 | deliveries i16 | tags 0 } … | tags 0      (null: deleted)
+//! key    kind i16 = 1000 | group string
 //! value  version i16 = 0 | count i32 | { name string | value string } …
 //! ```
-//! Each record is the whole state, so the last of a key counts. States are those of Kafka's share coordinator: 0 available,
-//! 2 acknowledged, 4 archived; records that are acquired when it is written count as available.
+//! The first is `ShareSnapshotKey.json` and `ShareSnapshotValue.json` of Apache Kafka, so `kafka-dump-log` reads it; the second
+//! is our own, as Kafka keeps configs elsewhere. Each record is the whole state, so the last of a key counts. States: 0
+//! available, 2 acknowledged, 4 archived; records that are acquired when it is written count as available.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -19,7 +21,7 @@ use super::{ShareKey, SharePartition, Shares};
 use crate::cursor::Cursor;
 
 const PARTITION: i16 = 0;
-const CONFIGS: i16 = 1;
+const CONFIGS: i16 = 1_000;
 const VERSION: i16 = 0;
 
 /// The record of one partition; `None` deletes it.
@@ -47,13 +49,21 @@ pub fn put_partition(
             }
         }
         let mut value = VERSION.to_be_bytes().to_vec();
+        value.extend_from_slice(&[0; 3 * 4]);
         value.extend_from_slice(&partition.start().to_be_bytes());
-        value.extend_from_slice(&u32::try_from(spans.len()).unwrap_or(0).to_be_bytes());
+        value.extend_from_slice(&now_ms.to_be_bytes());
+        value.extend_from_slice(&now_ms.to_be_bytes());
+        put_unsigned(&mut value, spans.len() + 1);
+        let mut first = partition.start();
         for (last, state, deliveries) in spans {
+            value.extend_from_slice(&first.to_be_bytes());
             value.extend_from_slice(&last.to_be_bytes());
             value.push(state);
             value.extend_from_slice(&deliveries.to_be_bytes());
+            value.push(0);
+            first = last + 1;
         }
+        value.push(0);
         value
     });
     builder.append(now_ms, Some(&name), value.as_deref(), &[]);
@@ -136,10 +146,13 @@ fn decode_partition(value: &[u8]) -> Option<SharePartition> {
     if i16::from_be_bytes(value.array()?) != VERSION {
         return None;
     }
+    value.take(3 * 4)?;
     let start = i64::from_be_bytes(value.array()?);
-    let count = u32::from_be_bytes(value.array()?);
-    let (mut spans, mut first) = (Vec::new(), start);
+    value.take(2 * 8)?;
+    let count = value.unsigned()?.checked_sub(1)?;
+    let mut spans = Vec::new();
     for _ in 0..count {
+        let first = i64::from_be_bytes(value.array()?);
         let last = i64::from_be_bytes(value.array()?);
         let standing = match value.array()? {
             [0] => Standing::Available,
@@ -148,7 +161,9 @@ fn decode_partition(value: &[u8]) -> Option<SharePartition> {
             _ => return None,
         };
         spans.push((first, Span { last, standing, deliveries: i16::from_be_bytes(value.array()?) }));
-        first = last.checked_add(1)?;
+        if value.array()? != [0] {
+            return None;
+        }
     }
     SharePartition::restored(start, spans)
 }
@@ -160,6 +175,14 @@ fn decode_configs(value: &[u8]) -> Option<BTreeMap<String, String>> {
     }
     let count = u32::from_be_bytes(value.array()?);
     (0..count).map(|_| Some((value.text()?.to_owned(), value.text()?.to_owned()))).collect()
+}
+
+fn put_unsigned(out: &mut Vec<u8>, mut value: usize) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
