@@ -1,9 +1,9 @@
-//! kcat, confluent-kafka and kafka-python, as they are.
+//! kcat, confluent-kafka, kafka-python, aiokafka and KafkaJS, as they are.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use crate::server::{Server, free_port, python, run, scripts};
+use crate::server::{Server, free_port, node_modules, python, run, scripts};
 
 pub(crate) fn kcat(server: &Server, arguments: &[&str], input: &str) -> String {
     let mut child = Command::new("kcat")
@@ -52,4 +52,25 @@ fn python_clients_administer_produce_and_consume_as_a_group_that_loses_a_member(
             run(Command::new(python()).arg(scripts().join("clients.py")).arg(part).arg(server.address()));
         assert!(said.ends_with("all good\n"), "{part}: {said}");
     }
+}
+
+#[test]
+fn aiokafka_reads_as_a_group_that_loses_a_member_and_copies_in_transactions() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), free_port());
+    let said = run(Command::new(python()).arg(scripts().join("aio.py")).arg(server.address()));
+    assert!(said.ends_with("all good\n"), "{said}");
+}
+
+#[test]
+fn kafkajs_reads_as_a_group_that_loses_a_member_and_writes_in_transactions() {
+    let Some(modules) = node_modules() else {
+        return println!("SKIPPED: node and npm are not installed");
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), free_port());
+    let mut node = Command::new("node");
+    node.arg(scripts().join("kafkajs.cjs")).arg(server.address()).env("NODE_PATH", modules);
+    let said = run(&mut node);
+    assert!(said.ends_with("all good\n"), "{said}");
 }

@@ -7,7 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Versions of the clients, so that a run next year means the same.
-const CLIENTS: [&str; 5] = [
+const CLIENTS: [&str; 6] = [
+    "aiokafka==0.14.0",
     "confluent-kafka==2.16.1",
     "kafka-python==3.0.12",
     "python-snappy==0.7.3",
@@ -112,6 +113,23 @@ pub(crate) fn python() -> &'static Path {
         std::fs::write(stamp, wanted).unwrap();
         python
     })
+}
+
+/// The folder of npm packages with KafkaJS in it, made once; `None` without Node.js.
+pub(crate) fn node_modules() -> Option<PathBuf> {
+    const KAFKAJS: &str = "2.2.4";
+    Command::new("npm").arg("--version").output().ok()?;
+    let folder = cache().join(format!("kafkajs-{KAFKAJS}"));
+    let modules = folder.join("node_modules");
+    if !modules.join("kafkajs/package.json").exists() {
+        std::fs::create_dir_all(&folder).unwrap();
+        let wanted = format!("kafkajs@{KAFKAJS}");
+        run(Command::new("npm")
+            .args(["install", "--no-audit", "--no-fund", "--prefix"])
+            .arg(&folder)
+            .arg(wanted));
+    }
+    Some(modules)
 }
 
 /// Runs a command to its end; its output is the failure message.
