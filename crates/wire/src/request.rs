@@ -276,6 +276,16 @@ mod tests {
     }
 
     #[test]
+    fn a_tagged_field_whose_size_is_not_its_own_is_refused() {
+        // all of a fetch up to its tags, then the cluster id (tag 0), whose size says more than it takes
+        let fixed = [0; 4 + 4 + 4 + 1 + 4 + 4];
+        let good = [&fixed[..], &[1, 1, 1], &[1, 0, 3, 3, b'o', b'k']].concat();
+        assert!(Request::decode(frame(ApiKey::Fetch, 15, &good)).is_ok());
+        let wrong = [&fixed[..], &[1, 1, 1], &[1, 0, 4, 3, b'o', b'k', 0]].concat();
+        assert!(Request::decode(frame(ApiKey::Fetch, 15, &wrong)).is_err());
+    }
+
+    #[test]
     fn record_bytes_are_slices_of_the_frame() {
         let records = [9_u8; 5_000];
         let mut body = Vec::new();

@@ -50,6 +50,8 @@ def emit(name, structs):
     fields, tagged, flexible = structs[name]
     body = "".join(f"Field {{ min: {lo}, max: {hi}, kind: {kind(rust, structs)} }}, "
                    for field, rust, lo, hi in fields if field not in tagged)
+    body += "".join(f"Field {{ min: {lo}, max: {hi}, kind: Kind::Tagged({tagged[field]}, &{kind(rust, structs)}) }}, "
+                    for field, rust, lo, hi in fields if field in tagged)
     return f"Schema {{ flexible: {flexible}, fields: &[{body}] }}"
 
 
@@ -66,7 +68,8 @@ def parse(text):
             fields.append((field, rust, int(lo), int(hi or lo)))
         decode = re.search(rf"impl Decodable for {name} \{{(.*?)\n\}}\n", text, re.S).group(1)
         tags = decode.split("match tag {", 1)[1] if "match tag {" in decode else ""
-        tagged = set(re.findall(r"^\s*(\w+) = types::", tags, re.M)) | set(re.findall(r"^\s*(\w+) =\s*$", tags, re.M))
+        tagged = {field: tag for tag, field in
+                  re.findall(r"(\d+) => \{\s*(?:if version >= \d+ \{\s*)?(\w+) =\s", tags)}
         flex = re.search(r"if version >= (\d+) \{\s*let num_tagged_fields", decode)
         flexible = int(flex.group(1)) if flex else (0 if "let num_tagged_fields" in decode else 999)
         structs[name] = (fields, tagged, flexible)

@@ -36,9 +36,11 @@ enum Kind {
     Struct(&'static Schema),
     /// A nested structure behind a presence byte.
     Nullable(&'static Schema),
+    /// A field behind its tag and size. The codec reads one it knows as it is, whatever its size says.
+    Tagged(usize, &'static Kind),
 }
 
-/// A structure: its fields in wire order, tagged ones left out.
+/// A structure: its fields in wire order, then the tagged ones.
 struct Schema {
     /// First version with compact lengths and tagged fields.
     flexible: i16,
@@ -116,17 +118,31 @@ impl Walk<'_> {
             let count = self.unsigned()?;
             self.elements_left = self.elements_left.checked_sub(count)?;
             for _ in 0..count {
-                self.unsigned()?;
-                let len = self.unsigned()?;
-                self.skip(len)?;
+                self.tagged(schema)?;
             }
         }
         Some(())
     }
 
+    /// One tagged field: a known one takes exactly the bytes that its size announces.
+    fn tagged(&mut self, schema: &'static Schema) -> Option<()> {
+        let (tag, len) = (self.unsigned()?, self.unsigned()?);
+        let known = schema.fields.iter().find_map(|field| match field.kind {
+            Kind::Tagged(known, kind) if known == tag => {
+                (field.min..=field.max).contains(&self.version).then_some(kind)
+            }
+            _ => None,
+        });
+        let Some(kind) = known else { return self.skip(len) };
+        let before = self.bytes.len();
+        self.kind(kind, true)?;
+        (before - self.bytes.len() == len).then_some(())
+    }
+
     fn kind(&mut self, kind: &'static Kind, flexible: bool) -> Option<()> {
         match kind {
             Kind::Fixed(len) => self.skip(*len),
+            Kind::Tagged(..) => Some(()),
             Kind::Text => match self.length(flexible, true)? {
                 Some(len) => self.skip(len),
                 None => Some(()),
