@@ -1,23 +1,26 @@
-//! The measurements behind `herdsman bench herd` and `herdsman bench guard`. They return numbers; the command line prints them.
+//! The measurements behind `herdsman bench herd`, `guard` and `chaos`. They return numbers; the command line prints them.
 
+mod chaos;
 mod delay;
 mod herd;
 mod lookups;
 mod member;
 mod plain;
 mod sweep;
+mod trouble;
 
 use std::sync::Arc;
 
 use herdsman_host::Clock;
 
+pub use self::chaos::{ChaosConfig, ChaosReport, chaos};
 pub use self::herd::{HerdConfig, HerdRow, Launch, herd};
 pub use self::lookups::{LookupReport, lookups, lookups_of};
 pub use self::member::{Way, member};
 pub use self::sweep::{SweepConfig, SweepRow, sweep};
-use crate::config::CacheUrl;
 use crate::embedded::{CacheConfig, CacheServer};
 use crate::error::GuardError;
+use crate::url::CacheUrl;
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
 fn ms(ns: u64) -> f64 {

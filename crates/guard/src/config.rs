@@ -5,173 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::error::GuardError;
-
-/// A string that never prints: passwords.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Takes the plain text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The plain text, for the wire only.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl fmt::Display for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-/// Where the cache is and what it speaks. `Display` and `Debug` print a password as `***`.
-#[derive(Clone, PartialEq, Eq)]
-pub enum CacheUrl {
-    /// `redis://[user[:password]@]host:port[/db]`
-    Redis {
-        /// Host name or address.
-        host: String,
-        /// TCP port, 6379 unless told.
-        port: u16,
-        /// Database number.
-        db: u32,
-        /// ACL user; empty means the default user.
-        user: String,
-        /// Password, if any.
-        password: Option<Secret>,
-    },
-    /// `memcached://host:port`
-    Memcached {
-        /// Host name or address.
-        host: String,
-        /// TCP port, 11211 unless told.
-        port: u16,
-    },
-    /// `embedded`: the guard starts its own RESP cache on a free loopback port.
-    Embedded,
-}
-
-impl CacheUrl {
-    /// Reads a cache address.
-    ///
-    /// # Errors
-    /// `GuardError::Address` when the scheme, host, port or database cannot be read; the message hides a password.
-    pub fn parse(text: &str) -> Result<Self, GuardError> {
-        if text == "embedded" || text == "embedded:" || text == "embedded://" {
-            return Ok(Self::Embedded);
-        }
-        let bad = || GuardError::Address(hide_password(text));
-        let (scheme, rest) = text.split_once("://").ok_or_else(bad)?;
-        let (login, place) = rest.rsplit_once('@').map_or(("", rest), |(login, place)| (login, place));
-        let (place, path) = place.split_once('/').unwrap_or((place, ""));
-        let default_port = if scheme == "memcached" { 11211 } else { 6379 };
-        let (host, port) = host_and_port(place, default_port).ok_or_else(bad)?;
-        match scheme {
-            "redis" => {
-                let db = if path.is_empty() { 0 } else { path.parse().map_err(|_| bad())? };
-                let (user, password) = login.split_once(':').unwrap_or((login, ""));
-                let password = (!password.is_empty()).then(|| Secret::new(percent_decode(password)));
-                Ok(Self::Redis { host, port, db, user: percent_decode(user), password })
-            }
-            "memcached" if login.is_empty() && path.is_empty() => Ok(Self::Memcached { host, port }),
-            _ => Err(bad()),
-        }
-    }
-
-    /// `host:port`, for messages.
-    #[must_use]
-    pub fn place(&self) -> String {
-        match self {
-            Self::Redis { host, port, .. } | Self::Memcached { host, port } if host.contains(':') => {
-                format!("[{host}]:{port}")
-            }
-            Self::Redis { host, port, .. } | Self::Memcached { host, port } => format!("{host}:{port}"),
-            Self::Embedded => "embedded".into(),
-        }
-    }
-}
-
-fn host_and_port(place: &str, default_port: u16) -> Option<(String, u16)> {
-    let (host, port) = if let Some(rest) = place.strip_prefix('[') {
-        let (host, port) = rest.split_once(']')?;
-        (host, port.strip_prefix(':').unwrap_or(port))
-    } else {
-        place.rsplit_once(':').unwrap_or((place, ""))
-    };
-    let port = if port.is_empty() { default_port } else { port.parse().ok()? };
-    (!host.is_empty() && port != 0).then(|| (host.to_owned(), port))
-}
-
-fn percent_decode(text: &str) -> String {
-    let raw = text.as_bytes();
-    let mut out = Vec::with_capacity(raw.len());
-    let mut at = 0;
-    while let Some(&byte) = raw.get(at) {
-        let hex = raw.get(at + 1..at + 3).and_then(|h| std::str::from_utf8(h).ok());
-        match hex.and_then(|h| u8::from_str_radix(h, 16).ok()) {
-            Some(decoded) if byte == b'%' => {
-                out.push(decoded);
-                at += 3;
-            }
-            _ => {
-                out.push(byte);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-/// Everything between the scheme and the last `@` may hold a password.
-fn hide_password(text: &str) -> String {
-    let Some((login, place)) = text.rsplit_once('@') else { return text.to_owned() };
-    let scheme = login.split_once("://").map_or("", |(scheme, _)| scheme);
-    format!("{scheme}://***@{place}")
-}
-
-impl fmt::Display for CacheUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Redis { db, user, password, .. } => {
-                f.write_str("redis://")?;
-                if password.is_some() {
-                    write!(f, "{user}:***@")?;
-                } else if !user.is_empty() {
-                    write!(f, "{user}@")?;
-                }
-                write!(f, "{}/{db}", self.place())
-            }
-            Self::Memcached { .. } => write!(f, "memcached://{}", self.place()),
-            Self::Embedded => f.write_str("embedded"),
-        }
-    }
-}
-
-impl fmt::Debug for CacheUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl std::str::FromStr for CacheUrl {
-    type Err = GuardError;
-
-    fn from_str(text: &str) -> Result<Self, GuardError> {
-        Self::parse(text)
-    }
-}
+use crate::url::CacheUrl;
 
 /// The one thing a user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -256,6 +90,9 @@ pub struct GuardConfig {
     pub bulk_age: Duration,
     /// A look-up unanswered after this gets `GuardError::Deadline`.
     pub deadline: Duration,
+    /// Hedged reads: a batch that the cache has not answered for longer than 99 % of the look-ups of late is asked for once more on another
+    /// connection, and the first answer counts; at most one batch in twenty. Helps against a connection that stalls, costs requests.
+    pub hedge: bool,
     /// Keys that may wait in one lane before new look-ups are refused.
     pub lane_capacity: usize,
 }
@@ -275,31 +112,8 @@ impl Default for GuardConfig {
             degraded_loads_per_s: 10_000,
             bulk_age: Duration::from_millis(500),
             deadline: Duration::from_secs(10),
+            hedge: false,
             lane_capacity: 262_144,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cache_addresses_read_and_print_without_their_password() {
-        let url = CacheUrl::parse("redis://ana:s3cr%40t@10.0.0.5:6380/2").unwrap();
-        assert_eq!(url.to_string(), "redis://ana:***@10.0.0.5:6380/2");
-        assert!(
-            !format!("{:?}", GuardConfig { cache: url.clone(), ..GuardConfig::default() }).contains("s3cr")
-        );
-        let CacheUrl::Redis { password: Some(password), .. } = url else { panic!("redis with password") };
-        assert_eq!(password.expose(), "s3cr@t");
-        assert_eq!(CacheUrl::parse("memcached://m").unwrap().place(), "m:11211");
-        assert_eq!(CacheUrl::parse("redis://[::1]:7000").unwrap().place(), "[::1]:7000");
-        assert_eq!(CacheUrl::parse("embedded").unwrap(), CacheUrl::Embedded);
-        let refused = CacheUrl::parse("redis://u:hunter2@h:notaport").unwrap_err().to_string();
-        assert!(refused.contains("***") && !refused.contains("hunter2"), "{refused}");
-        for bad in ["", "redis:", "http://x", "redis://:1", "redis://h:1/x", "memcached://u@h"] {
-            assert!(CacheUrl::parse(bad).is_err(), "{bad}");
         }
     }
 }

@@ -8,13 +8,17 @@
 mod batches;
 #[cfg(test)]
 mod chaos;
+mod deletes;
 mod explain;
+mod hedge;
 mod leases;
 mod links;
 mod loads;
 mod messages;
 #[cfg(test)]
 pub(crate) mod model;
+mod nodes;
+mod redirect;
 #[cfg(test)]
 pub(crate) mod sim;
 #[cfg(test)]
@@ -29,17 +33,18 @@ use bytes::Bytes;
 use rapidhash::fast::RandomState;
 
 pub(crate) use self::messages::{
-    Abilities, Answer, Claim, Claimed, Command, Effect, Event, Fill, Found, LeasedFill, LinkId, LoadId,
-    Measured, Reply, Values, Want,
+    Abilities, Answer, Claim, Claimed, Command, Effect, Elsewhere, Event, Fill, Found, LeasedFill, LinkId,
+    LoadId, Measured, Reply, Values, Want,
 };
 use crate::config::{GuardConfig, Lane, Objective};
 use crate::error::GuardError;
 use crate::histogram::Histogram;
-use crate::lanes::{Lanes, Waiting};
+use crate::lanes::Waiting;
 use crate::near::{Keep, NearCache};
 use crate::slab::{Id, Slab};
 use crate::stats::Counters;
 use crate::tuner::{Measurement, Settings, Tuner};
+use crate::url::CacheUrl;
 
 /// One interval of measurement and housekeeping.
 pub(crate) const TICK_NS: u64 = 50_000_000;
@@ -101,6 +106,13 @@ struct Request {
     at_ns: u64,
 }
 
+impl Flight {
+    /// The cache is asked for it.
+    fn is_asked(&self) -> bool {
+        matches!(self.stage, Stage::Asked) && !self.to_record
+    }
+}
+
 /// What one interval collects for the tuner.
 #[derive(Debug, Default)]
 struct Interval {
@@ -119,10 +131,11 @@ pub(crate) struct Core {
     flights: Slab<Flight>,
     by_key: HashMap<Bytes, Id, RandomState>,
     requests: Slab<Request>,
-    lanes: Lanes,
-    links: links::Links,
+    nodes: nodes::Nodes,
+    deletes: deletes::Deletes,
     loads: loads::Loads,
     leases: leases::Leases,
+    hedges: hedge::Hedges,
     tuner: Tuner,
     history: explain::History,
     interval: Interval,
@@ -156,10 +169,11 @@ impl Core {
             flights: Slab::new(),
             by_key: HashMap::default(),
             requests: Slab::new(),
-            lanes: Lanes::default(),
-            links: links::Links::default(),
+            nodes: nodes::Nodes::new(&config.cache),
+            deletes: deletes::Deletes::default(),
             loads: loads::Loads::new(config.degraded_loads_per_s),
             leases: leases::Leases::new(config.lease),
+            hedges: hedge::Hedges::new(config.hedge),
             history: explain::History::new(tuner.settings()),
             tuner,
             interval: Interval::default(),
@@ -177,6 +191,11 @@ impl Core {
             effects: Vec::new(),
             config,
         }
+    }
+
+    /// The embedded cache has been started there.
+    pub(crate) fn at(self, url: &CacheUrl) -> Self {
+        Self { nodes: nodes::Nodes::new(url), ..self }
     }
 
     /// No system of record: a miss is the answer, and a dead cache an error.
@@ -208,6 +227,7 @@ impl Core {
             Event::Up { link, abilities } => self.on_up(link, abilities),
             Event::Refused { link, error } => self.on_refused(link, &error, now_ns),
             Event::Down { link, error } => self.on_down(link, &error, now_ns),
+            Event::Discovered { result } => self.on_discovered(result, now_ns),
             Event::Answers { link, answers } => {
                 for answer in answers {
                     self.on_answer(link, answer, now_ns);
@@ -228,8 +248,10 @@ impl Core {
         if !self.idle && now_ns >= self.next_tick_ns {
             self.tick(now_ns);
         }
+        self.discover(now_ns);
         self.manage_links(now_ns);
         self.pump(now_ns);
+        self.pump_hedges(now_ns);
         self.pump_claims(now_ns);
         self.pump_loads(now_ns);
         self.flush();
@@ -239,15 +261,19 @@ impl Core {
     /// When `settle` must run again though nothing happens.
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         let tick = (!self.idle).then_some(self.next_tick_ns);
-        let claims = self.leases.next_poll_ns();
-        [tick, self.linger_ends_ns(), self.links.next_open_ns(&self.tuner), self.tokens_at_ns(), claims]
+        let (claims, nodes) = (self.leases.next_poll_ns(), self.nodes.next_discovery_ns());
+        let hedge = self.next_hedge_ns();
+        [tick, self.linger_ends_ns(), self.next_open_ns(), self.tokens_at_ns(), claims, nodes, hedge]
             .into_iter()
             .flatten()
             .min()
     }
 
     fn is_quiet(&self) -> bool {
-        self.requests.len() == 0 && self.flights.len() == 0 && self.links.is_quiet()
+        self.requests.len() == 0
+            && self.flights.len() == 0
+            && self.deletes.is_quiet()
+            && self.nodes.is_quiet()
     }
 
     fn on_lookup(
@@ -306,13 +332,18 @@ impl Core {
             flight.lane = lane;
             if matches!(flight.stage, Stage::Queued) {
                 let waiting = Waiting { flight: id, since_ns: flight.since_ns };
-                if flight.to_record { self.loads.push(lane, waiting) } else { self.lanes.push(lane, waiting) }
+                if flight.to_record {
+                    self.loads.push(lane, waiting)
+                } else {
+                    self.nodes.push(&flight.key, lane, waiting)
+                }
             }
         }
     }
 
     fn start(&mut self, key: Bytes, lane: Lane, first: Option<Waiter>, now_ns: u64) {
-        let to_record = self.has_record && (self.links.breaker_is_open() || self.links.is_deleting(&key));
+        let node = self.nodes.of(&key);
+        let to_record = self.has_record && (self.nodes.is_down(node) || self.deletes.is_deleting(&key));
         let flight = Flight {
             key: key.clone(),
             lane,
@@ -330,7 +361,11 @@ impl Core {
         self.by_key.insert(key, id);
         self.interval.m.arrivals += 1;
         let waiting = Waiting { flight: id, since_ns: now_ns };
-        if to_record { self.loads.push(lane, waiting) } else { self.lanes.push(lane, waiting) }
+        if to_record {
+            self.loads.push(lane, waiting);
+        } else if let Some(node) = self.nodes.get_mut(node) {
+            node.lanes.push(lane, waiting);
+        }
     }
 
     fn on_invalidate(&mut self, keys: Vec<Bytes>) {
@@ -460,13 +495,16 @@ impl Core {
         self.expire_trips(now_ns);
         self.extend_leases(now_ns);
         self.retry_deletes();
+        self.nodes.tick(now_ns);
         let m = &mut self.interval.m;
         // A trickle is measured over longer intervals: a percentile needs something to stand on.
         let elapsed = now_ns.saturating_sub(self.interval.since_ns);
         if m.keys >= 200 || elapsed >= 10 * TICK_NS {
             m.interval_ns = elapsed;
-            m.backlog = self.lanes.len() as u64;
+            m.backlog = self.nodes.waiting() as u64;
+            m.share_among(self.nodes.used());
             m.p99_ns = self.interval.latency.quantile_ns(0.99);
+            self.hedges.learn(m.p99_ns, m.batches);
             let quiet = m.arrivals == 0 && m.batches == 0;
             if !quiet {
                 let tuner = std::mem::replace(&mut self.tuner, Tuner::new(Objective::AsLowAsPossible));
@@ -493,6 +531,7 @@ impl Core {
             .ids()
             .filter(|id| self.requests.get(*id).is_some_and(|r| now_ns.saturating_sub(r.at_ns) > limit))
             .collect();
+        let any = !late.is_empty();
         for id in late {
             Counters::add(&self.counters.errors, 1);
             if let Some(request) = self.requests.get_mut(id) {
@@ -500,17 +539,40 @@ impl Core {
             }
             self.finish(id);
         }
+        if any {
+            self.cancel();
+        }
+    }
+
+    /// Drops the queued flights for which nobody waits any longer; those that somebody started to learn a value (no waiter at all) stay.
+    fn cancel(&mut self) {
+        let given_up = |flight: &Flight| {
+            let mut waiters = flight.first.iter().chain(&flight.more).peekable();
+            matches!(flight.stage, Stage::Queued)
+                && waiters.peek().is_some()
+                && waiters.all(|waiter| self.requests.get(waiter.request).is_none())
+        };
+        let dropped: Vec<Id> =
+            self.flights.ids().filter(|id| self.flights.get(*id).is_some_and(given_up)).collect();
+        Counters::add(&self.counters.cancelled, dropped.len() as u64);
+        let mut back = Vec::new();
+        for id in dropped {
+            if let Some(flight) = self.flights.get(id)
+                && let Some(token) = flight.lease
+            {
+                back.push((leases::released(flight, token), None));
+            }
+            self.land(id, &Err(GuardError::Closed), self.now_ns);
+        }
+        self.fill_leased(back, self.now_ns);
     }
 
     fn shed_bulk(&mut self, now_ns: u64) {
         let limit = ns(self.config.bulk_age);
         let before = now_ns.saturating_sub(limit);
         loop {
-            let Some(waiting) =
-                self.lanes.pop_older(Lane::Bulk, before).or_else(|| self.loads.pop_older(Lane::Bulk, before))
-            else {
-                return;
-            };
+            let queued = self.nodes.pop_older(Lane::Bulk, before);
+            let Some(waiting) = queued.or_else(|| self.loads.pop_older(Lane::Bulk, before)) else { return };
             if !self.is_waiting_in(waiting.flight, Lane::Bulk) {
                 continue;
             }

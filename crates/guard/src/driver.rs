@@ -7,9 +7,10 @@ use std::time::Duration;
 use herdsman_host::Clock;
 use tokio::sync::Notify;
 
-use crate::config::CacheUrl;
 use crate::connection::{Connection, open};
 use crate::core::{Core, Effect, Event, LinkId};
+use crate::dialer::Dialer;
+use crate::discovery::discover;
 use crate::loading::LoaderPool;
 use crate::stats::Explain;
 use crate::timer::Timer;
@@ -62,9 +63,7 @@ pub(crate) struct Report {
 /// See the module.
 pub(crate) struct Driver {
     pub(crate) core: Core,
-    pub(crate) url: CacheUrl,
-    /// Ask connections to tell of changes: there is a near cache.
-    pub(crate) tracking: bool,
+    pub(crate) dialer: Dialer,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) loaders: Option<LoaderPool>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -140,8 +139,15 @@ impl Driver {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Open { link } => {
-                tokio::spawn(open(self.url.clone(), self.tracking, link, Arc::clone(&self.inbox)));
+            Effect::Open { link, place } => {
+                tokio::spawn(open(self.dialer.clone(), place, link, Arc::clone(&self.inbox)));
+            }
+            Effect::Discover { known } => {
+                let (dialer, inbox) = (self.dialer.clone(), Arc::clone(&self.inbox));
+                tokio::spawn(async move {
+                    let result = discover(&dialer, known).await;
+                    inbox.push(Event::Discovered { result });
+                });
             }
             Effect::Close { link } => drop(self.connections.remove(&link)),
             Effect::Send { link, command } => {

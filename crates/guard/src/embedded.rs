@@ -104,8 +104,7 @@ impl CacheServer {
     /// `redis://host:port` of this server.
     #[must_use]
     pub fn url(&self) -> crate::CacheUrl {
-        let (host, port) = (self.addr.ip().to_string(), self.addr.port());
-        crate::CacheUrl::Redis { host, port, db: 0, user: String::new(), password: None }
+        crate::CacheUrl::redis(self.addr)
     }
 
     /// Commands answered since the start.

@@ -8,7 +8,9 @@ use crate::config::Lane;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum GuardError {
     /// The cache address is not one the guard can use.
-    #[error("{0} is not a cache address: write redis://host:port[/db], memcached://host:port or embedded")]
+    #[error(
+        "{0} is not a cache address: write redis[s]://host:port[/db], redis+cluster://host:port,…, redis+sentinel://host:port,…/mastername, memcached://host:port,… or embedded"
+    )]
     Address(String),
     /// The guard's own thread or socket could not be made.
     #[error("the guard cannot start: {0}")]

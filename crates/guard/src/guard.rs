@@ -11,8 +11,9 @@ use bytes::Bytes;
 use herdsman_host::{Clock, Seed};
 use tokio::sync::oneshot;
 
-use crate::config::{CacheUrl, GuardConfig, Lane};
+use crate::config::{GuardConfig, Lane};
 use crate::core::{Core, Event, Measured, Reply};
+use crate::dialer::Dialer;
 use crate::driver::{Driver, Inbox, Message, Report};
 use crate::embedded::{CacheConfig, CacheServer};
 use crate::error::GuardError;
@@ -20,6 +21,7 @@ use crate::loading::{Loader, LoaderPool};
 use crate::near::{NearCache, Pass};
 use crate::stats::{Counters, Explain, GuardStats};
 use crate::tuner::Settings;
+use crate::url::CacheUrl;
 
 /// The connection to a slow cache and the system of record behind it. Cheap to clone; the last clone closes it.
 ///
@@ -126,8 +128,7 @@ impl Guard {
                 CacheConfig { clock: Arc::clone(&clock), ..CacheConfig::default() },
             )
             .map_err(start)?;
-            let (host, port) = (server.addr().ip().to_string(), server.addr().port());
-            url = CacheUrl::Redis { host, port, db: 0, user: String::new(), password: None };
+            url = server.url();
             embedded = Some(server);
             config.lease = Duration::ZERO; // nobody else knows its port: one flight in this process is one load
         }
@@ -138,7 +139,8 @@ impl Guard {
             (config.lane_capacity.max(1), config.near_capacity > 0 && embedded.is_none());
         // Names leases as well: two processes must not draw the same.
         let seed = Seed::from_entropy().next_u64();
-        let core = Core::new(config, Arc::clone(&near), Arc::clone(&counters), seed);
+        let core = Core::new(config, Arc::clone(&near), Arc::clone(&counters), seed).at(&url);
+        let dialer = Dialer::new(url, tracking)?;
         let core = if loaders.is_some() { core } else { core.without_record() };
         let core = if let Some(settings) = fixed { core.with_fixed(settings) } else { core };
         let (explain, settings) = (core.explain(), core.settings());
@@ -146,8 +148,7 @@ impl Guard {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(start)?;
         let driver = Driver {
             core,
-            url,
-            tracking,
+            dialer,
             inbox: Arc::clone(&inbox),
             loaders,
             clock: Arc::clone(&clock),

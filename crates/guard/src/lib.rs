@@ -6,23 +6,28 @@
 //! cache degrades to that system within its own limit.
 //!
 //! The rooms, in reading order: [`Guard`] (what callers hold) → `near` (the table in this process) → `core` (every decision,
-//! without sockets) with `lanes`, `expiry`, [`tuner`] → `driver` (the thread that performs decisions) → `connection`, `protocol` (Redis
-//! and memcached) and `loading` (the system of record's threads, [`sqlite`]). [`embedded`] is a RESP cache server in the
+//! without sockets) with `lanes`, `expiry`, [`tuner`] → `driver` (the thread that performs decisions) → `dialer`,
+//! `discovery` and `placement` (which node has a key), `connection`, `protocol` (Redis, Redis Cluster, memcached) and `loading` (the system of record's threads, [`sqlite`], [`postgres`], [`http`]). [`embedded`] is a RESP cache server in the
 //! binary, [`proxy`] the sidecar, [`bench`] the measurements of the command line.
 
 pub mod bench;
 mod config;
 mod connection;
 mod core;
+mod dialer;
+mod discovery;
 mod driver;
 pub mod embedded;
 mod error;
 mod expiry;
 mod guard;
 mod histogram;
+pub mod http;
 mod lanes;
 mod loading;
 mod near;
+mod placement;
+pub mod postgres;
 mod protocol;
 pub mod proxy;
 mod slab;
@@ -30,10 +35,12 @@ pub mod sqlite;
 mod stats;
 mod timer;
 pub mod tuner;
+mod url;
 
-pub use config::{CacheUrl, GuardConfig, Lane, Objective, Secret};
+pub use config::{GuardConfig, Lane, Objective};
 pub use error::{GuardError, LoadError};
 pub use guard::Guard;
 pub use histogram::Histogram;
 pub use loading::Loader;
 pub use stats::{Explain, GuardStats, LaneDepths};
+pub use url::{CacheUrl, Login, Place, Secret, Tls};

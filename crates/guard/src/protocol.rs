@@ -1,5 +1,6 @@
 //! What is said to the cache and heard from it: one answer per command, or the connection is given up.
 
+mod cluster;
 mod memcached;
 pub(crate) mod reply;
 mod resp;
@@ -13,9 +14,9 @@ use bytes::BytesMut;
 
 use crate::core::{Abilities, Answer, Command};
 
-pub(crate) use memcached::Memcached;
-pub(crate) use resp::Resp;
-pub(crate) use resp::{put_array, put_bulk};
+pub(crate) use cluster::Cluster;
+pub(crate) use memcached::{Memcached, wire_key};
+pub(crate) use resp::{Element, Resp, element, put_array, put_bulk};
 
 /// The largest value taken from a cache, bytes.
 pub(crate) const VALUE_MAX: usize = 64 << 20;
@@ -28,6 +29,7 @@ pub(crate) struct Violation(pub(crate) &'static str);
 #[derive(Debug)]
 pub(crate) enum Codec {
     Resp(Resp),
+    Cluster(Cluster),
     Memcached(Memcached),
 }
 
@@ -36,6 +38,7 @@ impl Codec {
     pub(crate) fn abilities(&self) -> Abilities {
         match self {
             Self::Resp(resp) => Abilities { leases: true, tracking: resp.tracking },
+            Self::Cluster(cluster) => Abilities { leases: true, tracking: cluster.tracking },
             Self::Memcached(memcached) => Abilities { leases: memcached.has_meta(), tracking: false },
         }
     }
@@ -44,6 +47,7 @@ impl Codec {
     pub(crate) fn encode(&mut self, command: &Command, out: &mut BytesMut) {
         match self {
             Self::Resp(resp) => resp.encode(command, out),
+            Self::Cluster(cluster) => cluster.encode(command, out),
             Self::Memcached(memcached) => memcached.encode(command, out),
         }
     }
@@ -56,6 +60,7 @@ impl Codec {
     ) -> Result<(), Violation> {
         match self {
             Self::Resp(resp) => resp.decode(bytes, answers),
+            Self::Cluster(cluster) => cluster.decode(bytes, answers),
             Self::Memcached(memcached) => memcached.decode(bytes, answers),
         }
     }

@@ -19,13 +19,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::config::{CacheUrl, GuardConfig, Lane, Objective};
-use crate::connection::ready;
+use crate::config::{GuardConfig, Lane, Objective};
+use crate::dialer::{Dialer, Stream};
 use crate::embedded::request::Request;
 use crate::error::GuardError;
 use crate::guard::Guard;
 use crate::protocol::{put_array, put_bulk, reply};
 use crate::stats::{Explain, GuardStats};
+use crate::url::CacheUrl;
 
 /// Commands of one client taken together at most, so that one pipeline does not hold memory without bound.
 const GROUP_MAX: usize = 1_024;
@@ -52,27 +53,25 @@ impl Proxy {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, GuardError> {
         let failed = |error: std::io::Error| GuardError::Start(format!("proxy on {addr}: {error}"));
-        if !matches!(cache, CacheUrl::Redis { .. }) {
+        if !matches!(cache, CacheUrl::Redis { .. } | CacheUrl::Sentinel { .. }) {
             return Err(GuardError::Start(format!(
-                "the proxy speaks RESP and {cache} does not: pass redis://host:port"
+                "the proxy passes commands on to one Redis server, which {cache} is not: pass redis://host:port or \
+                 redis+sentinel://host:port/mastername"
             )));
         }
+        let dialer = Dialer::new(cache.clone(), false)?;
         let listener = std::net::TcpListener::bind(addr).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
-        let config = GuardConfig {
-            cache: cache.clone(),
-            objective: objective.into(),
-            near_capacity: 0,
-            ..GuardConfig::default()
-        };
+        let config =
+            GuardConfig { cache, objective: objective.into(), near_capacity: 0, ..GuardConfig::default() };
         let guard = Guard::open_without_record(config, clock)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let (stop, stopped) = watch::channel(false);
         let shared = guard.clone();
         let thread = std::thread::Builder::new()
             .name("guard-proxy".into())
-            .spawn(move || runtime.block_on(serve(listener, cache, shared, stopped)))
+            .spawn(move || runtime.block_on(serve(listener, dialer, shared, stopped)))
             .map_err(failed)?;
         Ok(Self { addr, guard, stop, thread: Some(thread) })
     }
@@ -131,7 +130,7 @@ pub fn explain_at(addr: SocketAddr) -> std::io::Result<String> {
 
 async fn serve(
     listener: std::net::TcpListener,
-    cache: CacheUrl,
+    dialer: Dialer,
     guard: Guard,
     mut stopped: watch::Receiver<bool>,
 ) {
@@ -139,7 +138,6 @@ async fn serve(
         Ok(listener) => listener,
         Err(error) => return tracing::error!("the proxy cannot listen: {error}"),
     };
-    let cache = Arc::new(cache);
     loop {
         let accepted = tokio::select! {
             _ = stopped.changed() => return,
@@ -152,7 +150,7 @@ async fn serve(
         let client = Client {
             stream,
             upstream: None,
-            cache: Arc::clone(&cache),
+            dialer: dialer.clone(),
             guard: guard.clone(),
             out: BytesMut::new(),
         };
@@ -214,8 +212,8 @@ fn kind_of(words: &[&[u8]], database: u32) -> Kind {
 
 struct Client {
     stream: TcpStream,
-    upstream: Option<TcpStream>,
-    cache: Arc<CacheUrl>,
+    upstream: Option<Stream>,
+    dialer: Dialer,
     guard: Guard,
     out: BytesMut,
 }
@@ -223,7 +221,7 @@ struct Client {
 impl Client {
     async fn run(mut self) -> std::io::Result<()> {
         self.stream.set_nodelay(true)?;
-        let database = if let CacheUrl::Redis { db, .. } = &*self.cache { *db } else { 0 };
+        let database = self.dialer.url().login().map_or(0, |login| login.db);
         let (mut bytes, mut request) = (BytesMut::with_capacity(16 * 1024), Request::default());
         loop {
             bytes.reserve(16 * 1024);
@@ -332,9 +330,9 @@ impl Client {
         }
     }
 
-    async fn upstream(&mut self) -> std::io::Result<&mut TcpStream> {
+    async fn upstream(&mut self) -> std::io::Result<&mut Stream> {
         if self.upstream.is_none() {
-            let opened = ready(&self.cache, false).await.map_err(std::io::Error::other);
+            let opened = self.dialer.open_one().await.map_err(std::io::Error::other);
             self.upstream = Some(opened?.0);
         }
         self.upstream.as_mut().ok_or_else(|| std::io::Error::other("no connection to the cache"))
@@ -342,14 +340,14 @@ impl Client {
 
     /// Sends commands as they stand and copies their replies as they come.
     async fn forward(&mut self, raw: &[u8], replies: usize) -> std::io::Result<()> {
-        let place = self.cache.place();
+        let place = self.dialer.url().place();
         if let Err(error) = self.upstream().await {
             let line = format!("-ERR herdsman guard: cache {place}: {error}\r\n");
             (0..replies).for_each(|_| self.out.extend_from_slice(line.as_bytes()));
             return Ok(());
         }
         let Some(upstream) = &mut self.upstream else { return Ok(()) };
-        let (mut reader, mut writer) = upstream.split();
+        let (mut reader, mut writer) = tokio::io::split(upstream);
         // Both at once: a cache that answers before it has read everything must not wait for us.
         let (sent, received) =
             tokio::join!(writer.write_all(raw), reply::copy(&mut reader, replies, &mut self.out));
@@ -359,7 +357,7 @@ impl Client {
     /// From here on bytes go both ways untouched.
     async fn pipe(mut self, pending: BytesMut) -> std::io::Result<()> {
         if let Err(error) = self.upstream().await {
-            let line = format!("-ERR herdsman guard: cache {}: {error}\r\n", self.cache.place());
+            let line = format!("-ERR herdsman guard: cache {}: {error}\r\n", self.dialer.url().place());
             return self.stream.write_all(line.as_bytes()).await;
         }
         let Some(upstream) = &mut self.upstream else { return Ok(()) };

@@ -151,7 +151,7 @@ fn bytes_of(value: ValueRef<'_>) -> Option<Bytes> {
     }
 }
 
-fn check_name(name: &str) -> Result<(), SqliteError> {
+pub(crate) fn check_name(name: &str) -> Result<(), SqliteError> {
     let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if plain && !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) {
         return Ok(());
@@ -160,7 +160,7 @@ fn check_name(name: &str) -> Result<(), SqliteError> {
 }
 
 /// Outside of quotes: no semicolon, no comment, brackets that never close more than they opened.
-fn check_expression(text: &str) -> Result<(), SqliteError> {
+pub(crate) fn check_expression(text: &str) -> Result<(), SqliteError> {
     let bad = || SqliteError::Expression(text.to_owned());
     let (mut depth, mut quote, mut last) = (0_i32, None, ' ');
     for c in text.chars() {

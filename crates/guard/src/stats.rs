@@ -46,6 +46,12 @@ pub struct GuardStats {
     pub renewals: u64,
     /// Changes by other clients that the cache told of, keys.
     pub changes: u64,
+    /// Keys that a node of a cluster said lie elsewhere.
+    pub redirects: u64,
+    /// Batches asked for a second time because the first answer was late (`GuardConfig::hedge`).
+    pub hedges: u64,
+    /// Keys taken from the queues because everybody who waited for them had given up.
+    pub cancelled: u64,
     /// Connections opened since the start, the first included.
     pub connects: u64,
     /// Entries of the near cache now.
@@ -162,6 +168,9 @@ pub(crate) struct Counters {
     pub(crate) shared: AtomicU64,
     pub(crate) renewals: AtomicU64,
     pub(crate) changes: AtomicU64,
+    pub(crate) redirects: AtomicU64,
+    pub(crate) hedges: AtomicU64,
+    pub(crate) cancelled: AtomicU64,
     pub(crate) connects: AtomicU64,
     /// Keys handed over but not answered, by lane: the bound of each lane.
     pub(crate) pending: [AtomicUsize; 3],
@@ -204,6 +213,9 @@ impl Counters {
             shared: self.shared.load(Relaxed),
             renewals: self.renewals.load(Relaxed),
             changes: self.changes.load(Relaxed),
+            redirects: self.redirects.load(Relaxed),
+            hedges: self.hedges.load(Relaxed),
+            cancelled: self.cancelled.load(Relaxed),
             connects: self.connects.load(Relaxed),
             near_entries,
             settings,

@@ -83,6 +83,18 @@ pub struct Measurement {
     pub backlog: u64,
 }
 
+impl Measurement {
+    /// What one of `nodes` alike saw of it: the settings hold for each.
+    pub(crate) fn share_among(&mut self, nodes: u64) {
+        let nodes = nodes.max(1);
+        for whole in
+            [&mut self.arrivals, &mut self.keys, &mut self.batches, &mut self.trip_sum_ns, &mut self.backlog]
+        {
+            *whole = whole.div_ceil(nodes);
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Probe {
     back_to: u32,

@@ -458,10 +458,11 @@ fn data_folder(given: Option<&Path>) -> Result<(PathBuf, Option<tempfile::TempDi
 /// The hunt's house as a user would configure it.
 fn config(options: &HuntOptions, data: &Path) -> Config {
     let loader = |table: &str, value: &str| LoaderConfig {
-        sqlite: SYSTEM_OF_RECORD.into(),
+        sqlite: Some(SYSTEM_OF_RECORD.into()),
         table: table.to_owned(),
         key: "id".to_owned(),
         value: value.to_owned(),
+        ..LoaderConfig::default()
     };
     let cache = CacheConfig {
         url: options.cache.clone(),

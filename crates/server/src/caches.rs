@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use herdsman_guard::http::HttpLoader;
+use herdsman_guard::postgres::PostgresLoader;
 use herdsman_guard::sqlite::SqliteLoader;
 use herdsman_guard::{CacheUrl, Guard, GuardConfig, LoadError, Loader, Objective};
 use herdsman_host::Clock;
@@ -12,10 +14,13 @@ use herdsman_host::Clock;
 use crate::config::{CacheConfig, LoaderConfig};
 use crate::error::ServerError;
 
+/// A web service that takes longer is given up.
+const HTTP_MAX: Duration = Duration::from_secs(10);
+
 /// The systems of record of one cache, by key prefix: `treasure:15706:JFK` is loaded as `15706:JFK` from the loader
 /// called `treasure`.
 struct Prefixed {
-    loaders: Vec<(String, SqliteLoader)>,
+    loaders: Vec<(String, Box<dyn Loader>)>,
 }
 
 impl Loader for Prefixed {
@@ -43,6 +48,22 @@ impl Loader for Prefixed {
     }
 }
 
+fn loader(config: &LoaderConfig, data: &Path) -> Result<Box<dyn Loader>, String> {
+    let LoaderConfig { sqlite, postgres, http, table, key, value } = config;
+    match (sqlite, postgres, http) {
+        (Some(file), None, None) => SqliteLoader::open(data.join(file), table, key, value)
+            .map(|loader| Box::new(loader) as Box<dyn Loader>)
+            .map_err(|error| error.to_string()),
+        (None, Some(url), None) => PostgresLoader::open(url.expose(), table, key, value)
+            .map(|loader| Box::new(loader) as Box<dyn Loader>)
+            .map_err(|error| error.to_string()),
+        (None, None, Some(url)) => HttpLoader::open(url, HTTP_MAX)
+            .map(|loader| Box::new(loader) as Box<dyn Loader>)
+            .map_err(|error| error.to_string()),
+        _ => Err("write one of sqlite, postgres and http".into()),
+    }
+}
+
 /// Opens the guard of cache `name`.
 pub(crate) fn open(
     name: &str,
@@ -53,9 +74,8 @@ pub(crate) fn open(
     let refused = |reason: String| ServerError::Cache { name: name.to_owned(), reason };
     let cache: CacheUrl = CacheUrl::parse(&config.url).map_err(|error| refused(error.to_string()))?;
     let mut loaders = Vec::new();
-    for (prefix, LoaderConfig { sqlite, table, key, value }) in &config.loaders {
-        let loader = SqliteLoader::open(data.join(sqlite), table, key, value)
-            .map_err(|error| refused(format!("loader {prefix}: {error}")))?;
+    for (prefix, config) in &config.loaders {
+        let loader = loader(config, data).map_err(|error| refused(format!("loader {prefix}: {error}")))?;
         loaders.push((format!("{prefix}:"), loader));
     }
     let guard = GuardConfig {

@@ -33,6 +33,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use herdsman_guard::Secret;
 use serde::Deserialize;
 
 use crate::error::ServerError;
@@ -122,12 +123,16 @@ impl Default for CacheConfig {
     }
 }
 
-/// Where misses of one key prefix are loaded from.
+/// Where misses of one key prefix are loaded from: one of `sqlite`, `postgres` (both with table, key and value) and `http`.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct LoaderConfig {
     /// SQLite file, relative to the data folder.
-    pub sqlite: PathBuf,
+    pub sqlite: Option<PathBuf>,
+    /// PostgreSQL's address, `postgres://user:password@host:port/database`.
+    pub postgres: Option<Secret>,
+    /// A web service, `http://host:port/path`: it gets `{"keys": […]}` by POST and answers an object from keys to values.
+    pub http: Option<String>,
     /// Table.
     pub table: String,
     /// Key column.

@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use super::member::{Orders, Outcome, SAYS, Way, Work};
 use super::{ms, place};
-use crate::config::CacheUrl;
 use crate::error::GuardError;
 use crate::histogram::Histogram;
+use crate::url::CacheUrl;
 
 /// A member that says nothing for so long is given up.
 const PATIENCE: Duration = Duration::from_secs(120);

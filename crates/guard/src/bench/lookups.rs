@@ -8,11 +8,12 @@ use herdsman_host::{Clock, RealClock, Seed};
 use serde::Serialize;
 
 use super::ms;
-use crate::config::{CacheUrl, GuardConfig, Lane};
+use crate::config::{GuardConfig, Lane};
 use crate::error::{GuardError, LoadError};
 use crate::guard::Guard;
 use crate::histogram::Histogram;
 use crate::tuner::Settings;
+use crate::url::CacheUrl;
 
 /// How fast batches of look-ups go.
 #[derive(Debug, Clone, Serialize)]

@@ -16,12 +16,13 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use super::plain::Plain;
-use crate::config::{CacheUrl, GuardConfig, Lane};
+use crate::config::{GuardConfig, Lane};
 use crate::error::{GuardError, LoadError};
 use crate::guard::Guard;
 use crate::histogram::Histogram;
 use crate::loading::Loader;
 use crate::timer::Timer;
+use crate::url::CacheUrl;
 
 /// Goes before each line that a member says, since its output may hold other things.
 pub(super) const SAYS: &str = "herd: ";

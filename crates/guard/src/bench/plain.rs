@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::{Mutex, Semaphore};
 
-use crate::config::CacheUrl;
-use crate::connection::ready;
+use crate::dialer::{Dialer, Stream};
 use crate::error::GuardError;
 use crate::protocol::{put_array, put_bulk};
+use crate::url::CacheUrl;
 
 /// Connections to the cache, and queries at the system of record at once: what a service would configure.
 const POOL: usize = 64;
@@ -19,7 +18,7 @@ const POOL: usize = 64;
 /// See the module.
 pub(super) struct Plain {
     free: Semaphore,
-    pool: Mutex<Vec<TcpStream>>,
+    pool: Mutex<Vec<Stream>>,
     record: Semaphore,
     memcached: bool,
     ttl: Duration,
@@ -35,9 +34,9 @@ impl Plain {
         load_time: Duration,
         load: Arc<dyn Fn() + Send + Sync>,
     ) -> Result<Self, GuardError> {
-        let mut pool = Vec::new();
+        let (dialer, mut pool) = (Dialer::new(url.clone(), false)?, Vec::new());
         for _ in 0..POOL {
-            pool.push(ready(url, false).await.map_err(GuardError::Start)?.0);
+            pool.push(dialer.open_one().await.map_err(GuardError::Start)?.0);
         }
         Ok(Self {
             free: Semaphore::new(POOL),

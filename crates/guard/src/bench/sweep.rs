@@ -18,12 +18,13 @@ use super::delay::Delay;
 use super::lookups::zipf_ranks;
 use super::member::exponential_ns;
 use super::place;
-use crate::config::{CacheUrl, GuardConfig, Lane};
+use crate::config::{GuardConfig, Lane};
 use crate::core::Measured;
 use crate::error::GuardError;
 use crate::guard::Guard;
 use crate::histogram::Histogram;
 use crate::tuner::Settings;
+use crate::url::CacheUrl;
 
 const KEYS: usize = 100_000;
 /// After the last arrival, unanswered look-ups are waited for this long.
@@ -100,11 +101,11 @@ fn fixed_settings() -> Vec<Settings> {
 pub fn sweep(config: &SweepConfig, mut each: impl FnMut(&[SweepRow])) -> Result<(), GuardError> {
     let clock = RealClock::shared();
     let (_server, url) = place(&CacheUrl::parse(&config.cache)?, &clock)?;
-    let CacheUrl::Redis { host, port, .. } = &url else {
+    let CacheUrl::Redis { place: at, .. } = &url else {
         return Err(GuardError::Start(format!("the sweep needs a Redis, not {url}")));
     };
     let failed = |error: std::io::Error| GuardError::Start(error.to_string());
-    let upstream = (host.as_str(), *port);
+    let upstream = (at.host.as_str(), at.port);
     let upstream = std::net::ToSocketAddrs::to_socket_addrs(&upstream).map_err(failed)?.next();
     let upstream: SocketAddr = upstream.ok_or_else(|| GuardError::Address(url.to_string()))?;
     fill_cache(&url, &clock)?;

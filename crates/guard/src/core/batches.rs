@@ -3,10 +3,12 @@
 use bytes::Bytes;
 
 use super::links::{Outstanding, What};
+use super::nodes::node_of;
 use super::{Answer, Command, Core, Effect, LinkId, Stage};
 use crate::config::Lane;
 use crate::error::GuardError;
 use crate::lanes::Waiting;
+use crate::placement::NodeIndex;
 use crate::slab::Id;
 use crate::stats::Counters;
 
@@ -21,36 +23,46 @@ impl Core {
     /// When the oldest waiting key has waited long enough, if a slot is free for it.
     pub(super) fn linger_ends_ns(&self) -> Option<u64> {
         let settings = self.tuner.settings();
-        if settings.batch_size <= 1 || self.links.free_slots(settings.depth) == 0 {
+        if settings.batch_size <= 1 {
             return None;
         }
-        Some(self.lanes.oldest_ns()? + u64::from(settings.linger_us) * 1_000)
+        let free = self.nodes.iter().filter(|node| node.links.free_slots(settings.depth) > 0);
+        Some(free.filter_map(|node| node.lanes.oldest_ns()).min()? + u64::from(settings.linger_us) * 1_000)
     }
 
     /// Sends what is due: a full batch, or one whose oldest key has waited its linger; while slots are free.
     pub(super) fn pump(&mut self, now_ns: u64) {
-        if self.links.breaker_is_open() {
-            self.divert();
+        for node in self.nodes.indices() {
+            self.pump_node(node, now_ns);
+        }
+    }
+
+    fn pump_node(&mut self, index: NodeIndex, now_ns: u64) {
+        if self.nodes.is_down(index) {
+            self.divert(index);
             return;
         }
         let settings = self.tuner.settings();
         let (batch, linger_ns) = (settings.batch_size as usize, u64::from(settings.linger_us) * 1_000);
         loop {
-            let waiting = self.lanes.len();
-            let Some(oldest) = self.lanes.oldest_ns() else { return };
+            let Some(node) = self.nodes.get(index) else { return };
+            let waiting = node.lanes.len();
+            let Some(oldest) = node.lanes.oldest_ns() else { return };
             let due = batch <= 1 || waiting >= batch || now_ns >= oldest + linger_ns;
-            let free = self.links.free_slots(settings.depth);
+            let free = node.links.free_slots(settings.depth);
             if !due || free == 0 {
                 return;
             }
             let room = waiting.div_ceil(free).max(batch).clamp(BATCH_READY, BATCH_MAX);
-            self.send_batch(room, settings.depth, now_ns);
+            self.send_batch(index, room, settings.depth, now_ns);
         }
     }
 
-    fn send_batch(&mut self, room: usize, depth: u32, now_ns: u64) {
+    fn send_batch(&mut self, index: NodeIndex, room: usize, depth: u32, now_ns: u64) {
         let mut taken = std::mem::take(&mut self.scratch);
-        self.lanes.take(room, &mut taken);
+        if let Some(node) = self.nodes.get_mut(index) {
+            node.lanes.take(room, &mut taken);
+        }
         let (mut keys, mut flights): (Vec<Bytes>, Vec<Id>) = (Vec::new(), Vec::new());
         for Waiting { flight: id, .. } in taken.drain(..) {
             // Skips those that moved to another lane or queue since.
@@ -66,17 +78,25 @@ impl Core {
         if keys.is_empty() {
             return;
         }
-        let Some(link) = self.links.least_busy(depth) else { return };
+        let Some(link) = self.nodes.links_mut(index).and_then(|links| links.least_busy(depth)) else {
+            return;
+        };
         link.outstanding.push_back(Outstanding { what: What::Get(flights), sent_ns: now_ns });
         link.gets += 1;
         Counters::add(&self.counters.round_trips, 1);
         self.effects.push(Effect::Send { link: link.id, command: Command::Get(keys) });
     }
 
+    fn is_asked(&self, id: Id) -> bool {
+        self.flights.get(id).is_some_and(super::Flight::is_asked)
+    }
+
     /// The cache is down: everything that waits for it goes to the system of record.
-    fn divert(&mut self) {
+    fn divert(&mut self, index: NodeIndex) {
         let mut taken = std::mem::take(&mut self.scratch);
-        self.lanes.take(usize::MAX, &mut taken);
+        if let Some(node) = self.nodes.get_mut(index) {
+            node.lanes.take(usize::MAX, &mut taken);
+        }
         for Waiting { flight, since_ns } in taken.drain(..) {
             // An old place in the queue of a flight that is under way says nothing.
             if self.flights.get(flight).is_some_and(|flight| matches!(flight.stage, Stage::Queued)) {
@@ -106,30 +126,51 @@ impl Core {
         if let Answer::Changed(keys) = answer {
             return self.on_changed(keys);
         }
-        let Some(link) = self.links.get_mut(link_id) else { return };
-        let Some(outstanding) = link.outstanding.pop_front() else {
+        let node = node_of(link_id);
+        let Some(links) = self.nodes.links_mut(node) else { return };
+        let Some(link) = links.get_mut(link_id) else { return };
+        let Some(Outstanding { what, sent_ns }) = link.outstanding.pop_front() else {
             self.on_down(link_id, "an answer to nothing that was asked", now_ns);
             return;
         };
-        match (outstanding.what, answer) {
+        link.hedged = false;
+        let (what, answer, gone) = match answer {
+            Answer::Elsewhere { rest, away } => {
+                let (stays, gone) = what.split(away);
+                (stays, *rest, gone)
+            }
+            answer => (what, answer, Vec::new()),
+        };
+        match (what, answer) {
             (What::Get(flights), Answer::Values(values)) if flights.len() == values.len() => {
                 link.gets -= 1;
-                self.links.answered();
-                self.on_values(&flights, values, outstanding.sent_ns, now_ns);
+                links.answered();
+                self.on_values(&flights, values, sent_ns, now_ns);
             }
+            (What::Hedge(flights), Answer::Values(values)) if flights.len() == values.len() => {
+                link.gets -= 1;
+                // A key that was queued once more may be waited for by somebody who asked after this was read.
+                let first = |id: &Id| self.flights.get(*id).is_some_and(|flight| flight.attempts == 0);
+                let (flights, values): (Vec<Id>, Vec<_>) =
+                    flights.into_iter().zip(values).filter(|(id, _)| first(id)).unzip();
+                self.on_values(&flights, values, sent_ns, now_ns);
+            }
+            (What::Hedge(_), Answer::Failed(_)) => link.gets -= 1,
             (What::Get(flights), Answer::Failed(error)) => {
                 link.gets -= 1;
                 Counters::add(&self.counters.errors, 1);
-                for flight in flights {
+                for flight in flights.into_iter().filter(|id| self.is_asked(*id)).collect::<Vec<_>>() {
                     self.send_to_record(flight, now_ns);
                 }
-                self.on_cache_error(&error, now_ns);
+                self.on_cache_error(node, &error, now_ns);
             }
             (What::Claim(flights), Answer::Claimed(claimed)) if flights.len() == claimed.len() => {
-                self.links.answered();
+                links.answered();
                 self.on_claimed(&flights, claimed, now_ns);
             }
-            (What::Claim(flights), Answer::Failed(error)) => self.on_claim_error(flights, &error, now_ns),
+            (What::Claim(flights), Answer::Failed(error)) => {
+                self.on_claim_error(node, flights, &error, now_ns)
+            }
             (What::Fill(flights), Answer::Filled(taken)) if flights.len() == taken.len() => {
                 self.filled(&flights, Some(&taken));
             }
@@ -140,16 +181,19 @@ impl Core {
             }
             (What::Note, Answer::Filled(_) | Answer::Done) => {}
             (What::Note, Answer::Failed(_)) => Counters::add(&self.counters.errors, 1),
-            (What::Delete(keys), Answer::Done) => self.links.deleted(&keys),
+            (What::Delete(keys), Answer::Done) => self.deletes.done(&keys),
             (What::Delete(keys), Answer::Failed(_)) => {
                 Counters::add(&self.counters.errors, 1);
-                self.links.delete_again(keys);
+                self.deletes.again(keys);
             }
             (what, _) => {
                 // Put back so that losing the link treats it as unanswered.
-                link.outstanding.push_front(Outstanding { what, sent_ns: outstanding.sent_ns });
+                link.outstanding.push_front(Outstanding { what, sent_ns });
                 self.on_down(link_id, "an answer of another kind than asked", now_ns);
             }
+        }
+        if !gone.is_empty() {
+            self.redirect(gone, now_ns);
         }
     }
 
@@ -174,7 +218,8 @@ impl Core {
         m.trip_min_ns = if m.trip_min_ns == 0 { trip } else { m.trip_min_ns.min(trip) };
         let (mut hits, mut misses) = (0, 0);
         for (id, value) in flights.iter().zip(values) {
-            let Some(flight) = self.flights.get(*id) else { continue };
+            // Answered already, and perhaps on its way to the system of record, if it was asked for twice.
+            let Some(flight) = self.flights.get(*id).filter(|flight| flight.is_asked()) else { continue };
             self.interval.latency.record(now_ns.saturating_sub(flight.since_ns), 1);
             if value.is_some() && flight.tainted && self.has_record {
                 // The cache may have answered before the deletion: ask the system of record instead.
@@ -210,12 +255,15 @@ impl Core {
     /// A batch whose connection was lost: once more to the cache, then to the system of record.
     pub(super) fn retry(&mut self, flights: Vec<Id>, now_ns: u64) {
         for id in flights.into_iter().rev() {
-            let Some(flight) = self.flights.get_mut(id) else { continue };
+            let Some(flight) = self.flights.get_mut(id).filter(|flight| flight.is_asked()) else { continue };
             flight.attempts += 1;
             if flight.attempts < ATTEMPTS_MAX {
                 flight.stage = Stage::Queued;
                 let (lane, since_ns): (Lane, u64) = (flight.lane, flight.since_ns);
-                self.lanes.push_front(lane, Waiting { flight: id, since_ns });
+                let node = self.nodes.of(&flight.key);
+                if let Some(node) = self.nodes.get_mut(node) {
+                    node.lanes.push_front(lane, Waiting { flight: id, since_ns });
+                }
             } else {
                 self.send_to_record(id, now_ns);
             }

@@ -241,7 +241,8 @@ impl World {
         process.core.settle(now_ns, &mut effects);
         for effect in effects {
             match effect {
-                Effect::Open { link } => process.opening.push(link),
+                Effect::Open { link, .. } => process.opening.push(link),
+                Effect::Discover { .. } => unreachable!("the cache is one server"),
                 Effect::Close { link } => drop(process.links.remove(&link)),
                 Effect::Send { link, command } => {
                     if let Some(queue) = process.links.get_mut(&link) {

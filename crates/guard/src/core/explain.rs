@@ -74,21 +74,21 @@ impl Core {
             batch_size: settings.batch_size,
             linger_us: settings.linger_us,
             connections: settings.connections,
-            connections_ready: self.links.ready(),
+            connections_ready: self.nodes.iter().map(|node| node.links.ready()).sum(),
             depth: settings.depth,
-            in_flight: self.links.in_flight(),
+            in_flight: self.nodes.iter().map(|node| node.links.in_flight()).sum(),
             queued: LaneDepths {
-                urgent: self.lanes.depth(Lane::Urgent),
-                normal: self.lanes.depth(Lane::Normal),
-                bulk: self.lanes.depth(Lane::Bulk),
+                urgent: self.waiting_in(Lane::Urgent),
+                normal: self.waiting_in(Lane::Normal),
+                bulk: self.waiting_in(Lane::Bulk),
             },
             p50_ms: ms(recent.quantile_ns(0.5)),
             p99_ms: ms(recent.quantile_ns(0.99)),
-            keys_per_s: self.tuner.rate(),
+            keys_per_s: self.tuner.rate() * self.nodes.used() as f64,
             rtt_us: self.tuner.rtt_ns() / 1e3,
             near: self.explain_near(),
             leases: if self.has_record { self.leases.explain(self.now_ns) } else { "off: nothing is loaded" },
-            breaker: if self.links.breaker_is_open() { "open" } else { "closed" },
+            breaker: if self.nodes.any_down() { "open" } else { "closed" },
             reason: self.tuner.reason().to_owned(),
             changes_total: self.history.count,
             changes: self.history.changes(self.now_ns),
@@ -96,10 +96,20 @@ impl Core {
         }
     }
 
+    fn waiting_in(&self, lane: Lane) -> usize {
+        self.nodes.iter().map(|node| node.lanes.depth(lane)).sum()
+    }
+
+    /// Whether every connection that reads tells of changes.
+    fn is_tracking(&self) -> bool {
+        let mut used = self.nodes.iter().filter(|node| node.used && node.place.is_some()).peekable();
+        used.peek().is_some() && used.all(|node| node.links.is_tracking())
+    }
+
     fn explain_near(&self) -> String {
         match self.config.near_capacity {
             0 => "off".into(),
-            _ if self.links.is_tracking() => "the cache tells of changes".into(),
+            _ if self.is_tracking() => "the cache tells of changes".into(),
             _ => format!("asks again after {:?}: the cache does not tell of changes", self.config.near_ttl),
         }
     }

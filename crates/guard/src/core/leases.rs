@@ -16,10 +16,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::links::{Outstanding, What};
-use super::{Claim, Claimed, Command, Core, Effect, Flight, Found, LeasedFill, Stage, Want, ns};
+use super::links::What;
+use super::{Claim, Claimed, Command, Core, Flight, Found, LeasedFill, Stage, Want, ns};
 use crate::config::Lane;
 use crate::lanes::Waiting;
+use crate::placement::NodeIndex;
 use crate::slab::Id;
 use crate::stats::Counters;
 
@@ -80,6 +81,16 @@ impl Leases {
         self.supported = supported;
     }
 
+    /// Is claimed with the next.
+    pub(super) fn again(&mut self, id: Id) {
+        self.queue.push(id);
+    }
+
+    /// Is claimed at this time.
+    pub(super) fn poll(&mut self, poll: Reverse<(u64, Id)>) {
+        self.polls.push(poll);
+    }
+
     pub(super) fn next_poll_ns(&self) -> Option<u64> {
         self.polls.peek().map(|Reverse((at, _))| *at)
     }
@@ -103,11 +114,12 @@ impl Core {
 
     /// Loads values ahead of their expiry, if nobody is at it.
     pub(super) fn on_renew(&mut self, entries: Vec<(Bytes, Bytes)>, now_ns: u64) {
-        if !self.has_record || !self.leases.in_use(now_ns) || self.links.breaker_is_open() {
+        if !self.has_record || !self.leases.in_use(now_ns) {
             return;
         }
         for (key, value) in entries {
-            if self.by_key.contains_key(&key) || self.links.is_deleting(&key) {
+            let down = self.nodes.is_down(self.nodes.of(&key));
+            if down || self.by_key.contains_key(&key) || self.deletes.is_deleting(&key) {
                 continue;
             }
             let flight = Flight {
@@ -132,7 +144,7 @@ impl Core {
     /// Sends the claims that are due.
     pub(super) fn pump_claims(&mut self, now_ns: u64) {
         while let Some(Reverse((at, id))) = self.leases.polls.peek().copied()
-            && (at <= now_ns || self.links.breaker_is_open())
+            && (at <= now_ns || self.nodes.any_down())
         {
             self.leases.polls.pop();
             self.leases.queue.push(id);
@@ -140,39 +152,29 @@ impl Core {
         if self.leases.queue.is_empty() {
             return;
         }
-        if self.links.breaker_is_open() || !self.leases.in_use(now_ns) {
-            for id in std::mem::take(&mut self.leases.queue) {
-                self.give_up_claim(id, now_ns);
+        let in_use = self.leases.in_use(now_ns);
+        let claims = std::mem::take(&mut self.leases.queue).into_iter().filter_map(|id| {
+            let flight = self.flights.get(id).filter(|flight| matches!(flight.stage, Stage::Claiming))?;
+            Some((id, Want { key: flight.key.clone(), renews: flight.renews.clone() }))
+        });
+        let claims: Vec<(Id, Want)> = claims.collect();
+        for (node, claims) in self.nodes.split(claims, |(_, want)| &want.key) {
+            if !in_use || self.nodes.is_down(node) {
+                claims.into_iter().for_each(|(id, _)| self.give_up_claim(id, now_ns));
+            } else if self.nodes.get(node).is_none_or(|node| node.links.writer().is_none()) {
+                claims.into_iter().for_each(|(id, _)| self.leases.again(id));
+            } else {
+                claims.chunks(CLAIM_MAX).for_each(|claims| self.claim(node, claims, now_ns));
             }
-            return;
         }
-        if self.links.writer().is_none() {
-            return;
-        }
-        let mut queue = std::mem::take(&mut self.leases.queue);
-        queue.retain(|id| self.flights.get(*id).is_some_and(|f| matches!(f.stage, Stage::Claiming)));
-        for flights in queue.chunks(CLAIM_MAX) {
-            self.claim(flights.to_vec(), now_ns);
-        }
-        queue.clear();
-        self.leases.queue = queue;
     }
 
-    fn claim(&mut self, flights: Vec<Id>, now_ns: u64) {
-        let wanted = flights.iter().filter_map(|id| self.flights.get(*id));
-        let wants = wanted.map(|f| Want { key: f.key.clone(), renews: f.renews.clone() }).collect();
+    fn claim(&mut self, node: NodeIndex, claims: &[(Id, Want)], now_ns: u64) {
+        let (flights, wants): (Vec<Id>, Vec<Want>) = claims.iter().cloned().unzip();
         let token = self.draw();
         let claim = Claim { wants, token, lease_ms: self.leases.lease_ms() };
         Counters::add(&self.counters.claims, flights.len() as u64);
-        self.write(What::Claim(flights), Command::Claim(claim), now_ns);
-    }
-
-    /// Sends a command on the connection that keeps the order of writes; says whether there is one.
-    pub(super) fn write(&mut self, what: What, command: Command, now_ns: u64) -> bool {
-        let Some(writer) = self.links.writer().and_then(|id| self.links.get_mut(id)) else { return false };
-        writer.outstanding.push_back(Outstanding { what, sent_ns: now_ns });
-        self.effects.push(Effect::Send { link: writer.id, command });
-        true
+        self.write(node, What::Claim(flights), Command::Claim(claim), now_ns);
     }
 
     pub(super) fn on_claimed(&mut self, flights: &[Id], claimed: Vec<Claimed>, now_ns: u64) {
@@ -182,7 +184,7 @@ impl Core {
             match claimed {
                 Claimed::Won(token) => {
                     if flight.tainted {
-                        back.push(released(flight, token));
+                        back.push((released(flight, token), None));
                     } else {
                         flight.lease = Some(token);
                         Counters::add(&self.counters.renewals, flight.renews.is_some().into());
@@ -205,7 +207,7 @@ impl Core {
                 Claimed::Refused => self.give_up_claim(*id, now_ns),
             }
         }
-        self.fill_leased(back, Vec::new(), now_ns);
+        self.fill_leased(back, now_ns);
     }
 
     /// Another process is at it.
@@ -234,7 +236,7 @@ impl Core {
         if flight.first.is_some() {
             flight.stage = Stage::Queued;
             let (lane, since_ns) = (flight.lane, flight.since_ns);
-            self.lanes.push(lane, Waiting { flight: id, since_ns });
+            self.nodes.push(&flight.key, lane, Waiting { flight: id, since_ns });
             return;
         }
         let Some(flight) = self.flights.remove(id) else { return };
@@ -257,7 +259,7 @@ impl Core {
     }
 
     /// The cache said no to a claim. A cache that does not know the command is left alone with it for a while.
-    pub(super) fn on_claim_error(&mut self, flights: Vec<Id>, error: &str, now_ns: u64) {
+    pub(super) fn on_claim_error(&mut self, node: NodeIndex, flights: Vec<Id>, error: &str, now_ns: u64) {
         Counters::add(&self.counters.errors, 1);
         let unknown = ["NOPERM", "ERR unknown command", "ERROR"].iter().any(|word| error.starts_with(word));
         if unknown {
@@ -271,7 +273,7 @@ impl Core {
             self.give_up_claim(id, now_ns);
         }
         if !unknown {
-            self.on_cache_error(error, now_ns);
+            self.on_cache_error(node, error, now_ns);
         }
     }
 
@@ -295,24 +297,32 @@ impl Core {
         let leases: Vec<(Bytes, u64)> =
             long.filter_map(|held| Some((flights.get(held.flight)?.key.clone(), held.token))).collect();
         let lease_ms = self.leases.lease_ms();
-        for leases in leases.chunks(CLAIM_MAX) {
-            let command = Command::Extend { leases: leases.to_vec(), lease_ms };
-            self.write(What::Note, command, now_ns);
+        for (node, leases) in self.nodes.split(leases, |(key, _)| key) {
+            for leases in leases.chunks(CLAIM_MAX) {
+                let command = Command::Extend { leases: leases.to_vec(), lease_ms };
+                self.write(node, What::Note, command, now_ns);
+            }
         }
     }
 
-    /// Ends leases: `flights` are those (if any) that wait until their values are in the cache.
-    pub(super) fn fill_leased(&mut self, mut fills: Vec<LeasedFill>, mut flights: Vec<Id>, now_ns: u64) {
-        while !fills.is_empty() {
-            let rest = fills.split_off(fills.len().min(CLAIM_MAX));
-            let later = flights.split_off(flights.len().min(CLAIM_MAX));
-            let values = fills.iter().filter(|fill| matches!(fill.found, Found::Value { .. })).count();
-            Counters::add(&self.counters.fills, values as u64);
-            let what = if flights.is_empty() { What::Note } else { What::Fill(flights.clone()) };
-            if !self.write(what, Command::FillLeased(fills), now_ns) {
-                self.filled(&flights, None);
+    /// Ends leases, each at its node, with the flight (if any) that waits until its value is in the cache.
+    pub(super) fn fill_leased(&mut self, fills: Vec<(LeasedFill, Option<Id>)>, now_ns: u64) {
+        if fills.is_empty() {
+            return;
+        }
+        for (node, group) in self.nodes.split(fills, |(fill, _)| &fill.key) {
+            let mut group = group.into_iter().peekable();
+            while group.peek().is_some() {
+                let (fills, flights): (Vec<LeasedFill>, Vec<Option<Id>>) =
+                    group.by_ref().take(CLAIM_MAX).unzip();
+                let values = fills.iter().filter(|fill| matches!(fill.found, Found::Value { .. })).count();
+                Counters::add(&self.counters.fills, values as u64);
+                let flights: Vec<Id> = flights.into_iter().flatten().collect();
+                let what = if flights.is_empty() { What::Note } else { What::Fill(flights.clone()) };
+                if !self.write(node, what, Command::FillLeased(fills), now_ns) {
+                    self.filled(&flights, None);
+                }
             }
-            (fills, flights) = (rest, later);
         }
     }
 }

@@ -1,15 +1,15 @@
 //! The pool and the breaker: connections are opened one by one in the background, drained before they close; three
 //! failures in a row and the system of record is read until the cache answers again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
-use rapidhash::fast::RandomState;
 
+use super::nodes::node_of;
 use super::{Abilities, Command, Core, Effect, Fill, LinkId, TICK_NS, ns};
+use crate::placement::NodeIndex;
 use crate::slab::Id;
 use crate::stats::Counters;
-use crate::tuner::Tuner;
 
 /// Between two connections opened, nanoseconds: five hundred at once made p99 jump forty-fold, one per 2 ms did not.
 const PACE_NS: u64 = 2_000_000;
@@ -19,12 +19,12 @@ const BACKOFF_MAX_NS: u64 = 1_000_000_000;
 const FAILURES_MAX: u32 = 3;
 /// A command unanswered for this long means that the connection is lost.
 const TRIP_MAX_NS: u64 = 1_000_000_000;
-/// Deletions remembered while the cache is down; beyond that the TTL ends what is out of date.
-const DELETES_MAX: usize = 1_000_000;
 
 #[derive(Debug)]
 pub(super) enum What {
     Get(Vec<Id>),
+    /// The same once more, where the first answer is late.
+    Hedge(Vec<Id>),
     Claim(Vec<Id>),
     Fill(Vec<Id>),
     /// Something about leases whose outcome changes nothing here.
@@ -52,13 +52,15 @@ pub(crate) struct Link {
     state: State,
     pub(super) outstanding: VecDeque<Outstanding>,
     pub(super) gets: u32,
+    /// A batch was already asked for a second time since this link's last answer.
+    pub(super) hedged: bool,
     /// Tells of changes to what it has read.
     tracking: bool,
     /// Draining: not before then.
     closes_ns: u64,
 }
 
-/// All connections, oldest first, and the breaker's state.
+/// All connections to one node, oldest first, and its breaker's state.
 #[derive(Debug, Default)]
 pub(super) struct Links {
     links: Vec<Link>,
@@ -67,11 +69,23 @@ pub(super) struct Links {
     refusals: u32,
     failures: u32,
     open: bool,
-    deleting: HashMap<Bytes, u32, RandomState>,
-    unsent_deletes: Vec<Bytes>,
 }
 
 impl Links {
+    /// Links are numbered from `first` on.
+    pub(super) fn new(first: LinkId) -> Self {
+        Self { next_id: first, ..Self::default() }
+    }
+
+    pub(super) fn ids(&self) -> Vec<LinkId> {
+        self.links.iter().map(|link| link.id).collect()
+    }
+
+    /// What failed before counts no longer: it is another server now.
+    pub(super) fn forgive(&mut self, now_ns: u64) {
+        (self.refusals, self.failures, self.next_open_ns) = (0, 0, now_ns);
+    }
+
     pub(super) fn breaker_is_open(&self) -> bool {
         self.open
     }
@@ -90,6 +104,29 @@ impl Links {
 
     pub(super) fn least_busy(&mut self, depth: u32) -> Option<&mut Link> {
         let ready = self.links.iter_mut().filter(|link| link.state == State::Ready && link.gets < depth);
+        ready.min_by_key(|link| link.gets)
+    }
+
+    /// Of each connection whose first answer is of a batch of look-ups: when that was sent. Once per answer.
+    pub(super) fn waiting_longest(&self) -> impl Iterator<Item = (u64, LinkId)> + '_ {
+        self.links.iter().filter(|link| !link.hedged).filter_map(|link| {
+            let front = link.outstanding.front().filter(|front| matches!(front.what, What::Get(_)))?;
+            Some((front.sent_ns, link.id))
+        })
+    }
+
+    /// The flights of the batch that this connection owes first; notes that they are asked for again.
+    pub(super) fn hedge(&mut self, id: LinkId) -> Vec<Id> {
+        let Some(link) = self.get_mut(id) else { return Vec::new() };
+        link.hedged = true;
+        match link.outstanding.front() {
+            Some(Outstanding { what: What::Get(flights), .. }) => flights.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn least_busy_but(&mut self, id: LinkId) -> Option<&mut Link> {
+        let ready = self.links.iter_mut().filter(|link| link.state == State::Ready && link.id != id);
         ready.min_by_key(|link| link.gets)
     }
 
@@ -112,42 +149,12 @@ impl Links {
     }
 
     pub(super) fn is_quiet(&self) -> bool {
-        !self.open
-            && self.unsent_deletes.is_empty()
-            && self.links.iter().all(|link| link.state == State::Ready && link.outstanding.is_empty())
+        !self.open && self.links.iter().all(|link| link.state == State::Ready && link.outstanding.is_empty())
     }
 
     /// A batch came back with values: the cache is well.
     pub(super) fn answered(&mut self) {
         self.failures = 0;
-    }
-
-    pub(super) fn is_deleting(&self, key: &Bytes) -> bool {
-        !self.deleting.is_empty() && self.deleting.contains_key(key)
-    }
-
-    pub(super) fn deleted(&mut self, keys: &[Bytes]) {
-        for key in keys {
-            if let Some(count) = self.deleting.get_mut(key) {
-                *count -= 1;
-                if *count == 0 {
-                    self.deleting.remove(key);
-                }
-            }
-        }
-    }
-
-    pub(super) fn delete_again(&mut self, keys: Vec<Bytes>) {
-        self.unsent_deletes.extend(keys);
-        if self.unsent_deletes.len() > DELETES_MAX {
-            let dropped: Vec<Bytes> =
-                self.unsent_deletes.drain(..self.unsent_deletes.len() - DELETES_MAX).collect();
-            tracing::warn!(
-                dropped = dropped.len(),
-                "too many deletions wait for the cache: their time to live ends them"
-            );
-            self.deleted(&dropped);
-        }
     }
 
     fn alive(&self) -> usize {
@@ -163,31 +170,60 @@ impl Links {
         self.alive() < wanted && (self.opening() == 0 || (self.refusals == 0 && self.ready() > 0))
     }
 
-    pub(super) fn next_open_ns(&self, tuner: &Tuner) -> Option<u64> {
-        self.may_open(wanted(tuner)).then_some(self.next_open_ns)
+    fn next_open_ns(&self, wanted: usize) -> Option<u64> {
+        self.may_open(wanted).then_some(self.next_open_ns)
     }
 }
 
-fn wanted(tuner: &Tuner) -> usize {
-    tuner.settings().connections.max(1) as usize
-}
-
 impl Core {
+    /// Connections to each node.
+    fn wanted(&self) -> usize {
+        // A hedge needs another connection.
+        self.tuner.settings().connections.max(1 + u32::from(self.config.hedge)) as usize
+    }
+
+    /// When the next connection may be opened.
+    pub(super) fn next_open_ns(&self) -> Option<u64> {
+        let wanted = self.wanted();
+        let placed = self.nodes.iter().filter(|node| node.used && node.place.is_some());
+        placed.filter_map(|node| node.links.next_open_ns(wanted)).min()
+    }
+
     /// Opens and drains towards what the tuner wants; a connection at a time.
     pub(super) fn manage_links(&mut self, now_ns: u64) {
-        let wanted = wanted(&self.tuner);
-        while self.links.may_open(wanted) && now_ns >= self.links.next_open_ns {
-            let id = self.links.next_id;
-            self.links.next_id += 1;
-            self.links.next_open_ns = now_ns + self.spread(PACE_NS);
-            let (outstanding, gets) = (VecDeque::new(), 0);
-            let link = Link { id, state: State::Opening, outstanding, gets, tracking: false, closes_ns: 0 };
-            self.links.links.push(link);
-            self.effects.push(Effect::Open { link: id });
+        for index in self.nodes.indices() {
+            self.manage_node(index, now_ns);
         }
+    }
+
+    fn manage_node(&mut self, index: NodeIndex, now_ns: u64) {
         let near_ns = ns(self.config.near_ttl + self.config.stale_while_revalidate).saturating_mul(11) / 10;
-        if self.links.takes_work().count() > wanted
-            && let Some(youngest) = self.links.links.iter_mut().rev().find(|link| link.state == State::Ready)
+        let wanted = self.wanted();
+        let pace_ns = self.spread(PACE_NS);
+        let Some(node) = self.nodes.get_mut(index) else { return };
+        let wanted = if node.used { wanted } else { 0 };
+        let links = &mut node.links;
+        if let Some(place) = &node.place
+            && links.may_open(wanted)
+            && now_ns >= links.next_open_ns
+        {
+            let id = links.next_id;
+            links.next_id += 1;
+            links.next_open_ns = now_ns + pace_ns;
+            let (outstanding, gets) = (VecDeque::new(), 0);
+            links.links.push(Link {
+                id,
+                state: State::Opening,
+                outstanding,
+                gets,
+                hedged: false,
+                tracking: false,
+                closes_ns: 0,
+            });
+            self.effects.push(Effect::Open { link: id, place: place.clone() });
+        }
+        if links.takes_work().count() > wanted
+            && let Some(youngest) = links.links.iter_mut().rev().find(|link| link.state == State::Ready)
         {
             youngest.state = State::Draining;
             // It still tells of changes to what was read on it, until the near cache has forgotten all of that.
@@ -196,14 +232,16 @@ impl Core {
         let drained = |link: &Link| {
             link.state == State::Draining && link.outstanding.is_empty() && now_ns >= link.closes_ns
         };
-        for link in self.links.links.iter().filter(|link| drained(link)) {
+        for link in links.links.iter().filter(|link| drained(link)) {
             self.effects.push(Effect::Close { link: link.id });
         }
-        self.links.links.retain(|link| !drained(link));
+        links.links.retain(|link| !drained(link));
     }
 
     pub(super) fn on_up(&mut self, id: LinkId, abilities: Abilities) {
-        let Some(link) = self.links.get_mut(id) else {
+        let index = node_of(id);
+        let Some(node) = self.nodes.get_mut(index) else { return };
+        let Some(link) = node.links.get_mut(id) else {
             self.effects.push(Effect::Close { link: id });
             return;
         };
@@ -211,83 +249,99 @@ impl Core {
         link.tracking = abilities.tracking;
         self.leases.support(abilities.leases);
         Counters::add(&self.counters.connects, 1);
-        self.links.refusals = 0;
-        if self.links.open {
-            self.links.open = false;
-            tracing::info!("cache {} answers again", self.config.cache.place());
+        node.links.refusals = 0;
+        if node.links.open {
+            node.links.open = false;
+            tracing::info!("cache {} answers again", self.place_of(index));
         }
         self.retry_deletes();
     }
 
+    /// Names a node, for messages.
+    fn place_of(&self, node: NodeIndex) -> String {
+        match self.nodes.get(node).and_then(|node| node.place.as_ref()) {
+            Some(place) if place.port > 0 => place.to_string(),
+            _ => self.config.cache.place(),
+        }
+    }
+
     pub(super) fn on_refused(&mut self, id: LinkId, error: &str, now_ns: u64) {
-        self.links.links.retain(|link| link.id != id);
+        let index = node_of(id);
         Counters::add(&self.counters.errors, 1);
-        self.links.refusals = self.links.refusals.saturating_add(1);
-        self.back_off(now_ns);
-        if self.links.refusals >= FAILURES_MAX && self.links.ready() == 0 {
-            self.open_breaker(&format!("refused {} tries", self.links.refusals), error);
+        self.nodes.doubt();
+        let Some(links) = self.nodes.links_mut(index) else { return };
+        links.links.retain(|link| link.id != id);
+        links.refusals = links.refusals.saturating_add(1);
+        let (refusals, dead) = (links.refusals, links.refusals >= FAILURES_MAX && links.ready() == 0);
+        self.back_off(index, now_ns);
+        if dead {
+            self.open_breaker(index, &format!("refused {refusals} tries"), error);
         }
     }
 
-    fn back_off(&mut self, now_ns: u64) {
-        let doubled = BACKOFF_MIN_NS << self.links.refusals.saturating_sub(1).min(10);
+    fn back_off(&mut self, index: NodeIndex, now_ns: u64) {
+        let draw = self.draw();
+        let Some(links) = self.nodes.links_mut(index) else { return };
+        let doubled = BACKOFF_MIN_NS << links.refusals.saturating_sub(1).min(10);
         // Half to one and a half times, so that a thousand clients do not come back together.
-        let wait = doubled.min(BACKOFF_MAX_NS) / 2;
-        let jitter = self.spread(wait) % wait.max(1);
-        self.links.next_open_ns = now_ns + wait + jitter.wrapping_mul(7) % wait.max(1);
+        let wait = doubled.min(BACKOFF_MAX_NS);
+        links.next_open_ns = now_ns + wait / 2 + draw % wait.max(1);
     }
 
-    fn open_breaker(&mut self, what: &str, error: &str) {
-        if self.links.open {
-            return;
-        }
-        self.links.open = true;
+    fn open_breaker(&mut self, index: NodeIndex, what: &str, error: &str) {
+        let Some(links) = self.nodes.links_mut(index).filter(|links| !links.open) else { return };
+        links.open = true;
+        let place = self.place_of(index);
         if !self.has_record {
             tracing::warn!(
-                "cache {} {what}: every request is answered with an error until it answers ({error})",
-                self.config.cache.place()
+                "cache {place} {what}: every request is answered with an error until it answers ({error})"
             );
             return;
         }
-        let sentence = degraded(&self.config.cache.place(), what, self.config.degraded_loads_per_s);
+        let sentence = degraded(&place, what, self.config.degraded_loads_per_s);
         tracing::warn!(cause = error, "{sentence}");
     }
 
     /// A connection is gone: what it carried is asked again elsewhere.
     pub(super) fn on_down(&mut self, id: LinkId, error: &str, now_ns: u64) {
-        let Some(at) = self.links.links.iter().position(|link| link.id == id) else { return };
-        let link = self.links.links.remove(at);
+        let Some(links) = self.nodes.links_mut(node_of(id)) else { return };
+        let Some(at) = links.links.iter().position(|link| link.id == id) else { return };
+        let link = links.links.remove(at);
+        self.nodes.doubt();
         self.effects.push(Effect::Close { link: id });
         if link.outstanding.is_empty() && link.state == State::Ready {
-            tracing::debug!("cache {} closed an idle connection: {error}", self.config.cache.place());
+            tracing::debug!("cache {} closed an idle connection: {error}", self.place_of(node_of(id)));
         }
         let asked = link.gets > 0 || link.outstanding.iter().any(|o| matches!(o.what, What::Claim(_)));
         for outstanding in link.outstanding.into_iter().rev() {
             match outstanding.what {
                 What::Get(flights) => self.retry(flights, now_ns),
+                What::Hedge(_) | What::Note => {}
                 What::Claim(flights) => self.retry_claims(flights, now_ns),
                 What::Fill(flights) => self.filled(&flights, None),
-                What::Note => {}
-                What::Delete(keys) => self.links.delete_again(keys),
+                What::Delete(keys) => self.deletes.again(keys),
             }
         }
         if asked {
             Counters::add(&self.counters.errors, 1);
-            self.on_cache_error(error, now_ns);
+            self.on_cache_error(node_of(id), error, now_ns);
         }
     }
 
     /// A batch failed. Three in a row without one answer in between open the breaker.
-    pub(super) fn on_cache_error(&mut self, error: &str, now_ns: u64) {
-        self.links.failures = self.links.failures.saturating_add(1);
-        if self.links.failures < FAILURES_MAX || self.links.open {
+    pub(super) fn on_cache_error(&mut self, index: NodeIndex, error: &str, now_ns: u64) {
+        self.nodes.doubt();
+        let Some(links) = self.nodes.links_mut(index) else { return };
+        links.failures = links.failures.saturating_add(1);
+        if links.failures < FAILURES_MAX || links.open {
             return;
         }
-        self.open_breaker(&format!("failed {} requests", self.links.failures), error);
-        self.links.refusals = self.links.refusals.max(FAILURES_MAX);
-        self.back_off(now_ns);
+        let failures = links.failures;
+        links.refusals = links.refusals.max(FAILURES_MAX);
+        self.open_breaker(index, &format!("failed {failures} requests"), error);
+        self.back_off(index, now_ns);
         // Every connection goes; the first new one that passes its handshake closes the breaker.
-        while let Some(id) = self.links.links.first().map(|link| link.id) {
+        while let Some(id) = self.nodes.links_mut(index).and_then(|links| links.ids().first().copied()) {
             self.on_down(id, error, now_ns);
         }
     }
@@ -296,37 +350,31 @@ impl Core {
         let late = |link: &&Link| {
             link.outstanding.front().is_some_and(|front| now_ns.saturating_sub(front.sent_ns) > TRIP_MAX_NS)
         };
-        let ids: Vec<LinkId> = self.links.links.iter().filter(late).map(|link| link.id).collect();
+        let links = self.nodes.iter().flat_map(|node| &node.links.links);
+        let ids: Vec<LinkId> = links.filter(late).map(|link| link.id).collect();
         for id in ids {
             self.on_down(id, "no answer within a second", now_ns);
         }
     }
 
-    pub(super) fn fill(&mut self, fills: Vec<Fill>, flights: Vec<Id>, now_ns: u64) {
+    /// Writes without leases, each value to its node.
+    pub(super) fn fill(&mut self, fills: Vec<(Fill, Id)>, now_ns: u64) {
         Counters::add(&self.counters.fills, fills.len() as u64);
-        if !self.write(What::Fill(flights.clone()), Command::Fill(fills), now_ns) {
-            self.filled(&flights, None);
+        for (node, group) in self.nodes.split(fills, |(fill, _)| &fill.key) {
+            let (fills, flights): (Vec<Fill>, Vec<Id>) = group.into_iter().unzip();
+            if !self.write(node, What::Fill(flights.clone()), Command::Fill(fills), now_ns) {
+                self.filled(&flights, None);
+            }
         }
     }
 
-    pub(super) fn delete(&mut self, keys: Vec<Bytes>) {
-        for key in &keys {
-            *self.links.deleting.entry(key.clone()).or_insert(0) += 1;
-        }
-        self.links.delete_again(keys);
-        self.retry_deletes();
-    }
-
-    /// Sends the deletions that wait, if there is a connection to carry them.
-    pub(super) fn retry_deletes(&mut self) {
-        let now_ns = self.now_ns;
-        if self.links.unsent_deletes.is_empty() {
-            return;
-        }
-        if self.links.writer().is_some() {
-            let keys = std::mem::take(&mut self.links.unsent_deletes);
-            self.write(What::Delete(keys.clone()), Command::Delete(keys), now_ns);
-        }
+    /// Sends a command on the connection that keeps the order of a node's writes; says whether there is one.
+    pub(super) fn write(&mut self, node: NodeIndex, what: What, command: Command, now_ns: u64) -> bool {
+        let Some(links) = self.nodes.links_mut(node) else { return false };
+        let Some(writer) = links.writer().and_then(|id| links.get_mut(id)) else { return false };
+        writer.outstanding.push_back(Outstanding { what, sent_ns: now_ns });
+        self.effects.push(Effect::Send { link: writer.id, command });
+        true
     }
 }
 

@@ -57,7 +57,7 @@ impl Core {
     /// When the rate limit lets the next load pass.
     pub(super) fn tokens_at_ns(&self) -> Option<u64> {
         let loads = &self.loads;
-        let waits = self.links.breaker_is_open()
+        let waits = self.nodes.any_down()
             && loads.queue.len() > 0
             && loads.under_way.len() < self.config.loaders.max(1);
         // At least a millisecond's worth, so that a wake-up moves something.
@@ -66,7 +66,7 @@ impl Core {
 
     pub(super) fn pump_loads(&mut self, now_ns: u64) {
         while self.loads.under_way.len() < self.config.loaders.max(1) && self.loads.queue.len() > 0 {
-            let limited = self.links.breaker_is_open();
+            let limited = self.nodes.any_down();
             let room = if limited { self.loads.allowed(now_ns).min(LOAD_MAX) } else { LOAD_MAX };
             if room == 0 {
                 return;
@@ -126,48 +126,46 @@ impl Core {
             if let Some(flight) = self.flights.get(id)
                 && let Some(token) = flight.lease
             {
-                back.push(released(flight, token));
+                back.push((released(flight, token), None));
             }
             self.land(id, &Err(GuardError::Load(error.clone())), now_ns);
         }
-        self.fill_leased(back, Vec::new(), now_ns);
+        self.fill_leased(back, now_ns);
     }
 
     fn take_loaded(&mut self, flights: &[Id], values: Vec<Option<Bytes>>, asked_ns: u64, now_ns: u64) {
-        let (can_fill, leased) = (self.links.writer().is_some(), self.leases.in_use(now_ns));
-        let mut plain: (Vec<Fill>, Vec<Id>) = Default::default();
-        let mut under_lease: (Vec<LeasedFill>, Vec<Id>) = Default::default();
-        let mut absent = Vec::new();
+        let leased = self.leases.in_use(now_ns);
+        let (mut plain, mut under_lease, mut absent) = (Vec::new(), Vec::new(), Vec::new());
         for (id, value) in flights.iter().zip(values) {
             self.count_waiters(*id);
             let Some(flight) = self.flights.get(*id) else { continue };
-            let kept = can_fill && !flight.tainted && !self.links.is_deleting(&flight.key);
+            let node = self.nodes.get(self.nodes.of(&flight.key));
+            let can_fill = node.is_some_and(|node| node.links.writer().is_some());
+            let kept = can_fill && !flight.tainted && !self.deletes.is_deleting(&flight.key);
             let lease = flight.lease.filter(|_| kept);
             match (value, lease) {
                 (Some(value), Some(token)) => {
                     let fill = self.leased_fill(*id, value, token, asked_ns, now_ns);
-                    under_lease.0.extend(fill);
-                    under_lease.1.push(*id);
+                    under_lease.extend(fill.map(|fill| (fill, Some(*id))));
                 }
                 (Some(value), None) if kept && !leased => {
-                    plain.0.extend(self.plain_fill(*id, value, asked_ns, now_ns));
-                    plain.1.push(*id);
+                    plain.extend(self.plain_fill(*id, value, asked_ns, now_ns).map(|fill| (fill, *id)));
                 }
                 (value, lease) => {
                     if let (None, Some(token)) = (&value, lease) {
                         let ttl_ms = (ns(self.config.negative_ttl) / 1_000_000).max(1);
-                        absent
-                            .push(LeasedFill { found: Found::Absent { ttl_ms }, ..released(flight, token) });
+                        let found = Found::Absent { ttl_ms };
+                        absent.push((LeasedFill { found, ..released(flight, token) }, None));
                     }
                     self.land(*id, &Ok(value), now_ns);
                 }
             }
         }
-        if !plain.0.is_empty() {
-            self.fill(plain.0, plain.1, now_ns);
+        if !plain.is_empty() {
+            self.fill(plain, now_ns);
         }
-        self.fill_leased(under_lease.0, under_lease.1, now_ns);
-        self.fill_leased(absent, Vec::new(), now_ns);
+        self.fill_leased(under_lease, now_ns);
+        self.fill_leased(absent, now_ns);
     }
 
     fn leased_fill(

@@ -8,6 +8,8 @@ use tokio::sync::oneshot;
 
 use crate::config::Lane;
 use crate::error::{GuardError, LoadError};
+use crate::placement::Topology;
+use crate::url::Place;
 
 /// Names one connection for its whole life; never used again.
 pub(crate) type LinkId = u64;
@@ -31,6 +33,8 @@ pub(crate) enum Command {
     },
     /// Deletes values and whatever leases there are on them.
     Delete(Vec<Bytes>),
+    /// To a node of a cluster that is just receiving these keys' slots.
+    Asking(Box<Command>),
 }
 
 /// A request for leases.
@@ -120,8 +124,21 @@ pub(crate) enum Answer {
     Done,
     /// The cache said no, in its words.
     Failed(String),
+    /// Of the keys asked for, those at these positions lie elsewhere; the rest is answered.
+    Elsewhere { rest: Box<Answer>, away: Vec<(usize, Elsewhere)> },
     /// To no command: these keys, read on this connection, were changed by somebody; `None`: any key may have been.
     Changed(Option<Vec<Bytes>>),
+}
+
+/// Where a node of a cluster says that a key is to be asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Elsewhere {
+    /// There, like all of its slot, from now on.
+    Moved { slot: u16, place: Place },
+    /// There, this once: its slot is moving.
+    Ask { place: Place },
+    /// Nowhere for now, in the node's words.
+    Later(String),
 }
 
 /// One value or absence per key, in the order asked.
@@ -187,6 +204,10 @@ pub(crate) enum Event {
         link: LinkId,
         error: String,
     },
+    /// What was found out about the cache's nodes.
+    Discovered {
+        result: Result<Topology, String>,
+    },
     Answers {
         link: LinkId,
         answers: Vec<Answer>,
@@ -200,8 +221,23 @@ pub(crate) enum Event {
 /// Something to do outside.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    Open { link: LinkId },
-    Close { link: LinkId },
-    Send { link: LinkId, command: Command },
-    Load { load: LoadId, keys: Vec<Bytes> },
+    Open {
+        link: LinkId,
+        place: Place,
+    },
+    /// Find out about the cache's nodes; these are known.
+    Discover {
+        known: Vec<Place>,
+    },
+    Close {
+        link: LinkId,
+    },
+    Send {
+        link: LinkId,
+        command: Command,
+    },
+    Load {
+        load: LoadId,
+        keys: Vec<Bytes>,
+    },
 }

@@ -29,6 +29,7 @@ impl ModelCache {
         self.values.retain(|_, (_, expires)| *expires > now_ns);
         self.leases.retain(|_, (_, expires)| *expires > now_ns);
         match command {
+            Command::Asking(command) => self.execute(command, now_ns),
             Command::Get(keys) => Answer::Values(keys.iter().map(|key| self.value(key)).collect()),
             Command::Claim(claim) => {
                 Answer::Claimed(claim.wants.iter().map(|want| self.claim(want, claim, now_ns)).collect())

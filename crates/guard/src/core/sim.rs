@@ -177,7 +177,7 @@ impl Sim {
     fn perform(&mut self, effect: Effect) {
         self.sequence += 1;
         let (at, coming) = match effect {
-            Effect::Open { link } => (self.now_ns + 2 * self.server.rtt_ns + 50_000, Coming::Up(link)),
+            Effect::Open { link, .. } => (self.now_ns + 2 * self.server.rtt_ns + 50_000, Coming::Up(link)),
             Effect::Send { link, command: Command::Get(keys) } => {
                 self.requests += 1;
                 let cost = self.server.per_request_ns + self.server.per_key_ns * keys.len() as u64;
@@ -185,7 +185,9 @@ impl Sim {
                 (self.server_free_ns + self.server.rtt_ns, Coming::Reply { link, keys: keys.len() })
             }
             Effect::Close { .. } => return,
-            Effect::Send { .. } | Effect::Load { .. } => unreachable!("every key is in the simulated cache"),
+            Effect::Discover { .. } | Effect::Send { .. } | Effect::Load { .. } => {
+                unreachable!("every key is in the simulated cache")
+            }
         };
         self.coming.push(Reverse((at, self.sequence, coming)));
     }

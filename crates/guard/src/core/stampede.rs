@@ -92,7 +92,7 @@ impl Herd {
         for effect in effects {
             let trip = self.half_trip();
             match effect {
-                Effect::Open { link } => self.at(self.now_ns + trip, Coming::Up { process, link }),
+                Effect::Open { link, .. } => self.at(self.now_ns + trip, Coming::Up { process, link }),
                 Effect::Send { link, command } => {
                     self.at(self.now_ns + trip, Coming::AtCache { process, link, command });
                 }
@@ -101,7 +101,7 @@ impl Herd {
                     let done_ns = self.now_ns + u64::try_from(self.load.as_nanos()).unwrap();
                     self.at(done_ns, Coming::Loaded { process, load, keys: keys.len() });
                 }
-                Effect::Close { .. } => {}
+                Effect::Close { .. } | Effect::Discover { .. } => {}
             }
         }
         if let Some(wake) = wake {

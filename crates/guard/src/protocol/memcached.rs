@@ -44,7 +44,7 @@ pub(crate) struct Memcached {
     meta: bool,
 }
 
-fn wire_key(key: &Bytes) -> (Bytes, bool) {
+pub(crate) fn wire_key(key: &Bytes) -> (Bytes, bool) {
     let legal = !key.is_empty()
         && key.len() <= KEY_MAX
         && !key.starts_with(HASHED)
@@ -86,7 +86,7 @@ impl Memcached {
         Self { meta: version >= (1, 6), ..Self::default() }
     }
 
-    pub(super) fn has_meta(&self) -> bool {
+    pub(crate) fn has_meta(&self) -> bool {
         self.meta
     }
 
@@ -127,6 +127,8 @@ impl Memcached {
                 }
                 self.owed.push_back(Owed::Singles(keys.len()));
             }
+            // Only nodes of a cluster are asked so.
+            Command::Asking(command) => self.encode(command, out),
         }
     }
 

@@ -67,7 +67,7 @@ fn put_header(out: &mut BytesMut, kind: u8, n: usize) {
 }
 
 #[derive(Debug)]
-enum Element {
+pub(crate) enum Element {
     Bulk(Option<Bytes>),
     Integer(i64),
     Other,
@@ -90,15 +90,15 @@ impl Resp {
                 self.owed.push_back(Owed::Array(keys.len()));
             }
             Command::Claim(claim) => {
-                put_claim(out, claim);
+                put_claim(out, claim, lease_name);
                 self.owed.push_back(Owed::Claims(claim.wants.len(), claim.token));
             }
             Command::FillLeased(fills) => {
-                put_leased_fill(out, fills);
+                put_leased_fill(out, fills, lease_name);
                 self.owed.push_back(Owed::Fills(fills.len()));
             }
             Command::Extend { leases, lease_ms } => {
-                put_extend(out, leases, *lease_ms);
+                put_extend(out, leases, *lease_ms, lease_name);
                 self.owed.push_back(Owed::Singles(1));
             }
             Command::Fill(fills) => {
@@ -122,6 +122,8 @@ impl Resp {
                 }
                 self.owed.push_back(Owed::Singles(1));
             }
+            // Only nodes of a cluster are asked so.
+            Command::Asking(command) => self.encode(command, out),
         }
     }
 
@@ -197,7 +199,7 @@ fn array<T>(
 }
 
 /// A whole push: `>2`, `invalidate`, and an array of keys or a null. Others are nothing to us.
-fn changed(push: &[u8]) -> Option<Answer> {
+pub(super) fn changed(push: &[u8]) -> Option<Answer> {
     let rest = push.strip_prefix(b">2\r\n$10\r\ninvalidate\r\n")?;
     let mut rest = BytesMut::from(rest);
     let Ok(Some(Element::Array(len))) = element(&mut rest) else { return Some(Answer::Changed(None)) };
@@ -208,7 +210,7 @@ fn changed(push: &[u8]) -> Option<Answer> {
     Some(Answer::Changed(Some((0..len).map_while(key).collect())))
 }
 
-fn value(element: Element) -> Result<Option<Bytes>, Violation> {
+pub(super) fn value(element: Element) -> Result<Option<Bytes>, Violation> {
     match element {
         Element::Bulk(value) => Ok(value),
         Element::Failed(_) => Ok(None),
@@ -216,7 +218,7 @@ fn value(element: Element) -> Result<Option<Bytes>, Violation> {
     }
 }
 
-fn claimed(element: Element, token: u64) -> Result<Claimed, Violation> {
+pub(super) fn claimed(element: Element, token: u64) -> Result<Claimed, Violation> {
     match element {
         Element::Bulk(Some(value)) => Ok(Claimed::Value(value)),
         Element::Integer(0) => Ok(Claimed::Held),
@@ -227,14 +229,14 @@ fn claimed(element: Element, token: u64) -> Result<Claimed, Violation> {
     }
 }
 
-fn taken(element: Element) -> Result<bool, Violation> {
+pub(super) fn taken(element: Element) -> Result<bool, Violation> {
     match element {
         Element::Integer(n) => Ok(n == 1),
         _ => Err(Violation("no outcome in the answer to a leased fill")),
     }
 }
 
-fn element(bytes: &mut BytesMut) -> Result<Option<Element>, Violation> {
+pub(crate) fn element(bytes: &mut BytesMut) -> Result<Option<Element>, Violation> {
     match bytes.first() {
         None => Ok(None),
         Some(b'$') => bulk(bytes).map(|found| found.map(Element::Bulk)),

@@ -84,7 +84,10 @@ fn put_renews(out: &mut BytesMut, renews: Option<&Bytes>) {
     put_bulk(out, renews.map_or(&b""[..], |value| value));
 }
 
-pub(super) fn put_claim(out: &mut BytesMut, claim: &Claim) {
+/// How the lease of a key is called.
+type Name = fn(&[u8]) -> Bytes;
+
+pub(super) fn put_claim(out: &mut BytesMut, claim: &Claim, lease_name: Name) {
     put_eval(out, CLAIM, claim.wants.len() * 2, 2 + claim.wants.len() * 2);
     for Want { key, .. } in &claim.wants {
         put_bulk(out, key);
@@ -95,7 +98,7 @@ pub(super) fn put_claim(out: &mut BytesMut, claim: &Claim) {
     claim.wants.iter().for_each(|want| put_renews(out, want.renews.as_ref()));
 }
 
-pub(super) fn put_leased_fill(out: &mut BytesMut, fills: &[LeasedFill]) {
+pub(super) fn put_leased_fill(out: &mut BytesMut, fills: &[LeasedFill], lease_name: Name) {
     put_eval(out, FILL, fills.len() * 2, fills.len() * 6);
     for LeasedFill { key, .. } in fills {
         put_bulk(out, key);
@@ -115,7 +118,7 @@ pub(super) fn put_leased_fill(out: &mut BytesMut, fills: &[LeasedFill]) {
     }
 }
 
-pub(super) fn put_extend(out: &mut BytesMut, leases: &[(Bytes, u64)], lease_ms: u64) {
+pub(super) fn put_extend(out: &mut BytesMut, leases: &[(Bytes, u64)], lease_ms: u64, lease_name: Name) {
     put_eval(out, EXTEND, leases.len(), 1 + leases.len());
     leases.iter().for_each(|(key, _)| put_bulk(out, &lease_name(key)));
     put_number(out, lease_ms);

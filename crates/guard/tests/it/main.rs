@@ -4,8 +4,10 @@
 
 mod failure;
 mod herd;
+mod nodes;
 mod processes;
 mod proxy;
+mod records;
 mod servers;
 mod tracking;
 mod values;

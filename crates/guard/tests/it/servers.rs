@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use herdsman_guard::{CacheUrl, Guard, GuardConfig, LoadError, Loader};
+use herdsman_guard::{CacheUrl, Guard, GuardConfig, GuardError, LoadError, Loader};
 use herdsman_host::RealClock;
 
 pub struct Server {
@@ -43,12 +43,17 @@ pub fn memcached() -> Option<Server> {
     start("memcached", &["-l", "127.0.0.1", "-p", &port.to_string(), "-U", "0", "-u", "nobody"], port)
 }
 
-fn start(program: &str, args: &[&str], port: u16) -> Option<Server> {
+pub fn start(program: &str, args: &[&str], port: u16) -> Option<Server> {
+    start_command(Command::new(program).args(args), port)
+}
+
+/// Starts a server in a folder of its own (another user's in `/`) and waits until it listens on `port`.
+pub fn start_command(command: &mut Command, port: u16) -> Option<Server> {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(program);
-    command.args(args).current_dir(folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
-    let Ok(child) = command.spawn() else {
-        println!("SKIPPED: {program} is not installed");
+    let own = command.get_program() != "setpriv";
+    command.current_dir(if own { folder.path() } else { std::path::Path::new("/") });
+    let Ok(child) = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
+        println!("SKIPPED: {} is not installed", command.get_program().display());
         return None;
     };
     let server = Server { child, port, _folder: folder };
@@ -58,7 +63,7 @@ fn start(program: &str, args: &[&str], port: u16) -> Option<Server> {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    panic!("{program} does not listen on {port} after 5 s");
+    panic!("{} does not listen on {port} after 5 s", command.get_program().display());
 }
 
 /// A system of record that answers `record:<key>` for every key that does not begin with `no`, after `delay`.
@@ -95,6 +100,12 @@ pub fn guard(url: &str, record: &Arc<Record>, change: impl FnOnce(&mut GuardConf
     let mut config = GuardConfig { cache: CacheUrl::parse(url).unwrap(), ..GuardConfig::default() };
     change(&mut config);
     Guard::open(config, Arc::clone(record) as Arc<dyn Loader>, RealClock::shared()).unwrap()
+}
+
+/// As [`guard`] with the defaults, which may be refused.
+pub fn try_guard(url: &str, record: &Arc<Record>) -> Result<Guard, GuardError> {
+    let config = GuardConfig { cache: CacheUrl::parse(url)?, ..GuardConfig::default() };
+    Guard::open(config, Arc::clone(record) as Arc<dyn Loader>, RealClock::shared())
 }
 
 pub fn keys(prefix: &str, n: usize) -> Vec<Bytes> {

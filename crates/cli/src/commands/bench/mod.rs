@@ -1,6 +1,7 @@
 //! `herdsman bench`: measurements that anyone can run again, JSON lines with `--json`.
 
 mod bus;
+mod chaos;
 mod guard;
 mod hunt;
 mod seed;
@@ -22,6 +23,8 @@ enum What {
     Hunt(hunt::HuntBench),
     /// The design that failed (HAProxy, stateless workers, Redis per event) beside ours
     Seed(seed::Seed),
+    /// The guard while its cache fails in every way it knows
+    Chaos(chaos::ChaosBench),
     /// The guard's look-ups: rate and latency
     Guard(guard::GuardBench),
     /// The bus under Kafka's own tools and under native loads, with `--vs kafka` beside Apache Kafka
@@ -36,6 +39,7 @@ impl Bench {
         match self.what {
             What::Hunt(bench) => bench.run(),
             What::Seed(bench) => bench.run(),
+            What::Chaos(bench) => bench.run(),
             What::Guard(bench) => bench.run(),
             What::Bus(bench) => bench.run(),
             What::Herd(bench) => bench.run(),
