@@ -1,4 +1,4 @@
-//! The measurements behind `herdsman bench herd`, `guard` and `chaos`. They return numbers; the command line prints them.
+//! The measurements behind `herdsman bench herd`, `guard`, `pool` and `chaos`. They return numbers; the command line prints them.
 
 mod chaos;
 mod delay;
@@ -6,6 +6,7 @@ mod herd;
 mod lookups;
 mod member;
 mod plain;
+mod pool;
 mod sweep;
 mod trouble;
 
@@ -17,6 +18,7 @@ pub use self::chaos::{ChaosConfig, ChaosReport, chaos};
 pub use self::herd::{HerdConfig, HerdRow, Launch, herd};
 pub use self::lookups::{LookupReport, lookups, lookups_of};
 pub use self::member::{Way, member};
+pub use self::pool::{PoolConfig, PoolRow, RestartReport, pool, restart};
 pub use self::sweep::{SweepConfig, SweepRow, sweep};
 use crate::embedded::{CacheConfig, CacheServer};
 use crate::error::GuardError;

@@ -224,6 +224,7 @@ impl Core {
             }
             Event::Renew { entries } => self.on_renew(entries, now_ns),
             Event::Invalidate { keys } => self.on_invalidate(keys),
+            Event::Fix(settings) => self.tuner = Tuner::fixed(settings),
             Event::Up { link, abilities } => self.on_up(link, abilities),
             Event::Refused { link, error } => self.on_refused(link, &error, now_ns),
             Event::Down { link, error } => self.on_down(link, &error, now_ns),

@@ -112,6 +112,11 @@ impl Guard {
         self.inner.inbox.push(Event::Lookup { keys, counts, lane: Lane::Normal, at_ns: since_ns, reply });
     }
 
+    /// Other settings that never move, for a measurement.
+    pub(crate) fn fix(&self, settings: Settings) {
+        self.inner.inbox.push(Event::Fix(settings));
+    }
+
     fn start(
         mut config: GuardConfig,
         loader: Option<&Arc<dyn Loader>>,

@@ -223,7 +223,7 @@ impl Point<'_> {
     }
 
     fn run(&self, guard: &Guard, offset: usize, time: Duration) -> Run {
-        let measured = Arc::new(Samples { clock: Arc::clone(self.clock), ..Samples::default() });
+        let measured = Arc::new(Samples::new(self.clock));
         let mut random = Seed::new(offset as u64 + 1);
         let (requests, begin) = (guard.stats().round_trips, self.clock.monotonic_ns());
         let end = begin + u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
@@ -256,11 +256,25 @@ impl Point<'_> {
 }
 
 /// Where the answers of one run are counted.
-struct Samples {
+pub(super) struct Samples {
     clock: Arc<dyn Clock>,
     latency: Mutex<Histogram>,
     count: AtomicU64,
     failed: AtomicU64,
+}
+
+impl Samples {
+    pub(super) fn new(clock: &Arc<dyn Clock>) -> Self {
+        Self { clock: Arc::clone(clock), ..Self::default() }
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Relaxed)
+    }
+
+    pub(super) fn latency(&self) -> Histogram {
+        self.latency.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Default for Samples {

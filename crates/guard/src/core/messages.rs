@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use crate::config::Lane;
 use crate::error::{GuardError, LoadError};
 use crate::placement::Topology;
+use crate::tuner::Settings;
 use crate::url::Place;
 
 /// Names one connection for its whole life; never used again.
@@ -192,6 +193,8 @@ pub(crate) enum Event {
     Invalidate {
         keys: Vec<Bytes>,
     },
+    /// Other settings that never move: for measurements.
+    Fix(Settings),
     Up {
         link: LinkId,
         abilities: Abilities,

@@ -4,6 +4,7 @@ mod bus;
 mod chaos;
 mod guard;
 mod hunt;
+mod pool;
 mod seed;
 
 use clap::{Args, Subcommand};
@@ -29,6 +30,8 @@ enum What {
     Guard(guard::GuardBench),
     /// The bus under Kafka's own tools and under native loads, with `--vs kafka` beside Apache Kafka
     Bus(bus::BusBench),
+    /// The pool while it changes under load, and after a restart with 1,000 clients
+    Pool(pool::PoolBench),
     /// 10,000 identical cold misses: loads and latency, guard beside plain cache-aside
     Herd(guard::HerdBench),
 }
@@ -43,6 +46,7 @@ impl Bench {
             What::Guard(bench) => bench.run(),
             What::Bus(bench) => bench.run(),
             What::Herd(bench) => bench.run(),
+            What::Pool(bench) => bench.run(),
         }
     }
 }
