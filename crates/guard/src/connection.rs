@@ -14,7 +14,9 @@ use crate::driver::{Inbox, Message};
 use crate::protocol::Codec;
 use crate::url::Place;
 
-const READ_BUFFER: usize = 64 * 1024;
+/// Room for what is read at once: little at first, so that a connection costs nothing before it carries anything.
+const READ_MIN: usize = 4 * 1024;
+const READ_MAX: usize = 64 * 1024;
 
 /// The sending end; reading goes on in its own task until this is dropped.
 #[derive(Debug)]
@@ -104,11 +106,12 @@ async fn read_until_end(
     link: LinkId,
     inbox: &Inbox,
 ) -> String {
-    let mut bytes = BytesMut::with_capacity(READ_BUFFER);
+    let (mut bytes, mut room) = (BytesMut::new(), READ_MIN);
     loop {
-        bytes.reserve(READ_BUFFER / 2);
+        bytes.reserve(room);
         match incoming.read_buf(&mut bytes).await {
             Ok(0) => return "the cache closed the connection".into(),
+            Ok(read) if read >= room => room = (room * 2).min(READ_MAX),
             Ok(_) => {}
             Err(error) => return error.to_string(),
         }

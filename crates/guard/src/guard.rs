@@ -1,6 +1,7 @@
 //! The guard as callers hold it.
 
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -137,6 +138,7 @@ impl Guard {
             embedded = Some(server);
             config.lease = Duration::ZERO; // nobody else knows its port: one flight in this process is one load
         }
+        reserve_descriptors();
         let near = Arc::new(NearCache::new(config.near_capacity));
         let (counters, inbox) = (Arc::new(Counters::default()), Arc::new(Inbox::default()));
         let loaders = loader.map(|loader| LoaderPool::start(config.loaders, loader, &inbox)).transpose()?;
@@ -330,6 +332,15 @@ impl Guard {
     pub fn embedded_addr(&self) -> Option<std::net::SocketAddr> {
         self.inner.embedded.as_ref().map(CacheServer::addr)
     }
+}
+
+/// Makes the kernel's table of this process's descriptors large once. It doubles when it is full (64, 128, …), and in a process with threads
+/// whoever opens the connection that fills it waits for a grace period of the whole machine, 10 ms and more, with look-ups behind it.
+fn reserve_descriptors() {
+    // Where fewer are allowed the table stays as it is.
+    drop(std::io::stderr().as_fd().try_clone_to_owned().ok().and_then(|any| {
+        [4_095, 1_023].into_iter().find_map(|high| rustix::io::fcntl_dupfd_cloexec(&any, high).ok())
+    }));
 }
 
 /// Copies what is asked for: a slice of the caller's buffer would keep that whole buffer alive in the near cache.
