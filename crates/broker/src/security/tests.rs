@@ -35,7 +35,7 @@ fn runtime() -> Runtime {
 
 fn request(api: ApiKey, version: i16, body: RequestKind) -> Request {
     let head = Head { api_key: api as i16, api_version: version, correlation_id: 7, client_id: None };
-    Request { head, api, body }
+    Request { head, api, body, share: herdsman_wire::ShareExtras::default() }
 }
 
 fn text(value: &str) -> StrBytes {
@@ -75,6 +75,14 @@ fn needs(api: ApiKey, version: i16) -> (&'static [(O, R)], i16) {
             (&[(O::Read, R::Group)], GROUP)
         }
         ApiKey::ConsumerGroupHeartbeat => (&[(O::Read, R::Group), (O::Describe, R::Topic)], GROUP),
+        ApiKey::ShareGroupHeartbeat => (&[(O::Read, R::Group), (O::Describe, R::Topic)], GROUP),
+        ApiKey::ShareGroupDescribe | ApiKey::DescribeShareGroupOffsets => {
+            (&[(O::Describe, R::Group), (O::Describe, R::Topic)], GROUP)
+        }
+        ApiKey::ShareFetch | ApiKey::ShareAcknowledge => (&[(O::Read, R::Group), (O::Read, R::Topic)], GROUP),
+        ApiKey::AlterShareGroupOffsets => (&[(O::Read, R::Group), (O::Read, R::Topic)], GROUP),
+        ApiKey::DeleteShareGroupOffsets => (&[(O::Delete, R::Group), (O::Read, R::Topic)], GROUP),
+        ApiKey::ListConfigResources => (&[(O::DescribeConfigs, R::Cluster)], CLUSTER_CODE),
         ApiKey::InitProducerId => (&[(O::Write, R::TransactionalId)], TRANSACTIONAL_ID),
         ApiKey::AddPartitionsToTxn if version >= 4 => (&[(O::ClusterAction, R::Cluster)], CLUSTER_CODE),
         ApiKey::AddPartitionsToTxn => {
@@ -119,7 +127,11 @@ fn is_optional(api: ApiKey, version: i16, place: usize) -> bool {
             | A::DescribeGroups
             | A::ConsumerGroupDescribe
             | A::OffsetDelete
+            | A::ShareGroupDescribe
+            | A::DescribeShareGroupOffsets
             | A::Metadata => true,
+            // the samples name topics by ids that nobody has
+            A::ShareFetch | A::ShareAcknowledge => true,
             A::OffsetFetch => version >= 8,
             A::CreateTopics => version < 5,
             _ => false,
@@ -214,6 +226,24 @@ fn a_stranger_sees_no_names_and_crafted_requests_get_nothing() {
         .with_partitions(vec![partition]);
     let said = ask(ApiKey::Fetch, 17, FetchRequest::default().with_topics(vec![topic]).into());
     assert!(said.contains("error_code: 29,") && !said.contains("secret"), "{said}");
+    // and by a share group, which it may read
+    broker.security.change(|records| records.acls.insert(allow(O::Read, R::Group))).unwrap();
+    let partition = share_fetch_request::FetchPartition::default().with_partition_max_bytes(1_000);
+    let topic = share_fetch_request::FetchTopic::default()
+        .with_topic_id(uuid::Uuid::from_bytes(id))
+        .with_partitions(vec![partition]);
+    let fetch = ShareFetchRequest::default()
+        .with_group_id(Some(GroupId(text("g"))))
+        .with_member_id(Some(text("m")))
+        .with_topics(vec![topic]);
+    let said = ask(ApiKey::ShareFetch, 1, fetch.into());
+    assert!(said.contains("error_code: 29,"), "{said}");
+    // a session would go on after an ACL is gone: there is none
+    let said =
+        ask(ApiKey::Fetch, 12, FetchRequest::default().with_session_id(7).with_session_epoch(1).into());
+    assert!(said.contains("error_code: 70,"), "{said}");
+    let said = ask(ApiKey::Fetch, 12, FetchRequest::default().with_session_epoch(0).into());
+    assert!(said.contains("session_id: 0,"), "{said}");
     // a new topic by auto-creation needs CREATE
     let named = metadata_request::MetadataRequestTopic::default().with_name(Some(TopicName(text("fresh"))));
     broker.security.change(|records| records.acls.insert(allow(O::Describe, R::Topic))).unwrap();

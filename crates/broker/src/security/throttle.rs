@@ -29,6 +29,7 @@ macro_rules! tell_in {
 fn tell(reply: &mut Reply, wait_ms: i32) {
     match reply {
         Reply::Fetch(fetch) => fetch.throttle_time_ms = wait_ms,
+        Reply::ShareAcknowledge(response, _) => response.throttle_time_ms = wait_ms,
         Reply::Message(response) => tell_in!(
             &mut **response, wait_ms,
             Produce ListOffsets Metadata OffsetCommit OffsetFetch FindCoordinator JoinGroup Heartbeat LeaveGroup

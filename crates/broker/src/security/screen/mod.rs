@@ -6,7 +6,8 @@
 use herdsman_wire::kafka_protocol::ResponseError;
 use herdsman_wire::kafka_protocol::messages::{
     AlterClientQuotasResponse, AlterUserScramCredentialsResponse, CreateAclsResponse, DeleteAclsResponse,
-    DescribeAclsResponse, DescribeClientQuotasResponse, DescribeUserScramCredentialsResponse, RequestKind,
+    DescribeAclsResponse, DescribeClientQuotasResponse, DescribeUserScramCredentialsResponse,
+    ListConfigResourcesResponse, RequestKind,
 };
 use herdsman_wire::kafka_protocol::protocol::StrBytes;
 use herdsman_wire::{Reply, Request};
@@ -17,6 +18,7 @@ use crate::Broker;
 
 mod admin;
 mod groups;
+mod share;
 mod topics;
 mod transactions;
 
@@ -114,6 +116,13 @@ impl Broker {
             R::DeleteGroups(body) => groups::delete(gate, body),
             R::ConsumerGroupHeartbeat(body) => groups::consumer_heartbeat(gate, body),
             R::ConsumerGroupDescribe(body) => groups::consumer_describe(gate, body),
+            R::ShareGroupHeartbeat(body) => share::heartbeat(gate, body),
+            R::ShareGroupDescribe(body) => share::describe(gate, body),
+            R::ShareFetch(body) => self.screen_share_fetch(gate, body),
+            R::ShareAcknowledge(body) => self.screen_share_acknowledge(gate, body),
+            R::DescribeShareGroupOffsets(body) => share::describe_offsets(gate, body),
+            R::AlterShareGroupOffsets(body) => share::alter_offsets(gate, body),
+            R::DeleteShareGroupOffsets(body) => share::delete_offsets(gate, body),
             R::InitProducerId(body) => transactions::init_producer_id(gate, body),
             R::AddPartitionsToTxn(body) => transactions::add_partitions(gate, body, version),
             R::AddOffsetsToTxn(body) => transactions::add_offsets(gate, body),
@@ -128,6 +137,10 @@ impl Broker {
             R::AlterConfigs(body) => admin::alter_configs(gate, body),
             R::IncrementalAlterConfigs(body) => admin::incremental_alter(gate, body),
             R::DescribeCluster(body) => admin::describe_cluster(body.include_cluster_authorized_operations),
+            R::ListConfigResources(_) if gate.may_cluster(O::DescribeConfigs) => PASSED,
+            R::ListConfigResources(_) => {
+                refused(ListConfigResourcesResponse::default().with_error_code(CLUSTER))
+            }
             R::DescribeAcls(_) if gate.may_cluster(O::Describe) => PASSED,
             R::CreateAcls(_) | R::DeleteAcls(_) if gate.may_cluster(O::Alter) => PASSED,
             R::DescribeClientQuotas(_) if gate.may_cluster(O::DescribeConfigs) => PASSED,

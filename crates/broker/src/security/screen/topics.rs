@@ -1,6 +1,7 @@
 //! Requests about topics and their records.
 
 use herdsman_record::Batch;
+use herdsman_wire::kafka_protocol::ResponseError;
 use herdsman_wire::kafka_protocol::messages::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsTopicResult,
 };
@@ -25,7 +26,7 @@ use herdsman_wire::kafka_protocol::messages::{
     DescribeTopicPartitionsResponse, FetchRequest, ListOffsetsRequest, MetadataRequest,
     OffsetForLeaderEpochRequest, ProduceRequest, ProduceResponse, ResponseKind,
 };
-use herdsman_wire::{PartitionReply, Reply, TopicReply};
+use herdsman_wire::{FetchReply, PartitionReply, Reply, TopicReply};
 
 use super::{PASSED, Screened, TOPIC, TRANSACTIONAL_ID, refused, take, then};
 use crate::Broker;
@@ -35,6 +36,8 @@ use crate::security::session::Gate;
 
 /// First version of Fetch that names topics by id.
 const FETCH_IDS: i16 = 13;
+/// Session epoch of a Fetch that wants none (KIP-227).
+const NO_SESSION: i32 = -1;
 /// Bit of a batch's attributes: it belongs to a transaction.
 const TRANSACTIONAL: i16 = 1 << 4;
 
@@ -83,7 +86,7 @@ pub(super) fn produce(gate: &mut Gate<'_>, request: &mut ProduceRequest) -> Scre
                 response.responses.extend(denied.into_iter().map(|topic| produce_refused(topic, TOPIC)));
             }
         }
-        Reply::Fetch(_) | Reply::Close => {}
+        Reply::Fetch(_) | Reply::ShareAcknowledge(..) | Reply::Close => {}
     })))
 }
 
@@ -94,6 +97,12 @@ impl Broker {
         request: &mut FetchRequest,
         version: i16,
     ) -> Screened {
+        // a session would remember what the client could read when it began: here every request names all it wants
+        if request.session_id != 0 {
+            let error_code = ResponseError::FetchSessionIdNotFound.code();
+            return Screened::Refused(Reply::Fetch(FetchReply { error_code, ..FetchReply::default() }));
+        }
+        request.session_epoch = NO_SESSION;
         // replicas read everything: only a broker may say it is one (CVE-2018-1288)
         let is_replica = request.replica_id.0 >= 0 || request.replica_state.replica_id.0 >= 0;
         let may_all = is_replica && gate.may_cluster(Operation::ClusterAction);
