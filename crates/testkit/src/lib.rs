@@ -15,5 +15,5 @@ mod process;
 
 pub use caches::{MemcachedServer, RedisServer};
 pub use kafka::{KafkaServer, kafka_tool};
-pub use process::{Process, free_port, free_ports, test_cache, wait_for_port};
+pub use process::{Process, free_port, free_ports, system_program, test_cache, wait_for_port};
 pub use tempfile::TempDir;

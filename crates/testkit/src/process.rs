@@ -28,6 +28,15 @@ pub fn free_ports(count: usize) -> Vec<u16> {
     ports.into_iter().collect()
 }
 
+/// A program of the system with the system's libraries: `cargo test` lets programs find the libraries it built first, and
+/// kcat would speak through our librdkafka, which has no TLS.
+#[must_use]
+pub fn system_program(name: &str) -> Command {
+    let mut command = Command::new(name);
+    command.env_remove("LD_LIBRARY_PATH");
+    command
+}
+
 /// Waits until something accepts connections on `port`; panics after `seconds`.
 pub fn wait_for_port(port: u16, seconds: u64) {
     for _ in 0..seconds * 50 {

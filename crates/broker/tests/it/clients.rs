@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::server::{Server, free_port, node_modules, python, run, scripts};
 
 pub(crate) fn kcat(server: &Server, arguments: &[&str], input: &str) -> String {
-    let mut child = Command::new("kcat")
+    let mut child = herdsman_testkit::system_program("kcat")
         .args(["-b", &server.address(), "-q"])
         .args(arguments)
         .stdin(Stdio::piped())

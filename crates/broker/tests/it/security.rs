@@ -79,7 +79,7 @@ impl Guarded {
 
     /// kcat with these `-X` settings.
     fn kcat(&self, port: u16, settings: &[String], arguments: &[&str], input: &str) -> Output {
-        let mut command = Command::new("kcat");
+        let mut command = herdsman_testkit::system_program("kcat");
         command.args(["-q", "-b", &format!("127.0.0.1:{port}"), "-m", "20"]);
         command.args(["-X", &format!("ssl.ca.location={}", self.file("ca.pem"))]);
         for setting in settings {
