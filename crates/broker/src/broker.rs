@@ -24,14 +24,13 @@ use crate::group::{
 };
 use crate::groups_api::Waiting;
 use crate::partition_state::PartitionState;
+use crate::replay::replay;
 use crate::security::{Security, SecurityConfig};
 use crate::share::{ShareConfig, Shares};
 use crate::topic::{Topic, Topics, lock};
 use crate::transaction::TransactionConfig;
 use crate::transactions::Transactions;
 
-/// Bytes of `__consumer_offsets` read at a time while opening.
-const REPLAY_BYTES: usize = 4 << 20;
 /// How often group deadlines are looked at.
 const TICK: Duration = Duration::from_millis(50);
 /// Ticks between two rounds of retention and `flush.ms`.
@@ -493,18 +492,7 @@ fn load_offsets(log: &Log) -> Result<OffsetStore, BrokerError> {
     let mut store = OffsetStore::new();
     let Some(meta) = log.topic(OFFSETS_TOPIC) else { return Ok(store) };
     for partition in 0..meta.partitions {
-        let at = TopicPartition::new(OFFSETS_TOPIC, partition);
-        let (mut next, end) = log.offsets(&at)?;
-        while next < end {
-            let out = log.read(&at, next, REPLAY_BYTES)?;
-            let Some(last) = out.batches.last() else { break };
-            next = last.next_offset();
-            for batch in &out.batches {
-                store
-                    .load(batch)
-                    .map_err(|source| BrokerError::Corrupt { topic_partition: at.clone(), source })?;
-            }
-        }
+        replay(log, &TopicPartition::new(OFFSETS_TOPIC, partition), |batch| store.load(batch))?;
     }
     Ok(store)
 }

@@ -39,6 +39,7 @@ mod partition_state;
 mod pattern;
 mod producers;
 mod repeats;
+mod replay;
 mod snapshot;
 #[cfg(test)]
 mod tests;

@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 use crate::group::GroupError;
 use crate::metadata::topic_name;
+use crate::replay::replay;
 use crate::share::config::check_group_configs;
 use crate::share::store;
 use crate::share::{SHARE_TOPIC, ShareConfig, ShareKey, SharePartition, Shares};
@@ -38,8 +39,6 @@ use crate::{Broker, BrokerError};
 const SEGMENTS: u64 = 4;
 /// Records in one batch when it is written anew.
 const RECORDS_PER_BATCH: usize = 100;
-/// Bytes read at a time while opening.
-const REPLAY_BYTES: usize = 4 << 20;
 
 /// Reads share groups back from the log.
 pub(crate) fn load(log: &Log, config: ShareConfig) -> Result<Shares, BrokerError> {
@@ -47,17 +46,7 @@ pub(crate) fn load(log: &Log, config: ShareConfig) -> Result<Shares, BrokerError
     if log.topic(SHARE_TOPIC).is_none() {
         return Ok(shares);
     }
-    let at = TopicPartition::new(SHARE_TOPIC, 0);
-    let (mut next, end) = log.offsets(&at)?;
-    while next < end {
-        let out = log.read(&at, next, REPLAY_BYTES)?;
-        let Some(last) = out.batches.last() else { break };
-        next = last.next_offset();
-        for batch in &out.batches {
-            store::load(&mut shares, batch)
-                .map_err(|source| BrokerError::Corrupt { topic_partition: at.clone(), source })?;
-        }
-    }
+    replay(log, &TopicPartition::new(SHARE_TOPIC, 0), |batch| store::load(&mut shares, batch))?;
     Ok(shares)
 }
 

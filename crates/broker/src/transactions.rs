@@ -16,13 +16,12 @@ use crate::group::offset_store::encode_batch;
 use crate::group::{Committed, OFFSETS_TOPIC};
 use crate::markers::{Outcome, marker};
 use crate::partition_state::Locked;
+use crate::replay::replay;
 use crate::topic::{Topic, TopicDedupe, lock};
 use crate::transaction::records::{append, decode_key, decode_value};
 use crate::transaction::{Claim, End, TRANSACTIONS_TOPIC, Transaction, TransactionError};
 use crate::{Broker, BrokerError};
 
-/// Bytes of `__transaction_state` read at a time while opening.
-const REPLAY_BYTES: usize = 4 << 20;
 /// Segments of `__transaction_state` below its largest size.
 const SEGMENTS: u64 = 4;
 /// States in one batch when the topic is written anew.
@@ -50,24 +49,17 @@ pub(crate) fn load(log: &Log) -> Result<Transactions, BrokerError> {
     if log.topic(TRANSACTIONS_TOPIC).is_none() {
         return Ok(found);
     }
-    let at = TopicPartition::new(TRANSACTIONS_TOPIC, 0);
-    let corrupt = |source| BrokerError::Corrupt { topic_partition: at.clone(), source };
-    let (mut next, end) = log.offsets(&at)?;
-    while next < end {
-        let out = log.read(&at, next, REPLAY_BYTES)?;
-        let Some(last) = out.batches.last() else { break };
-        next = last.next_offset();
-        for batch in &out.batches {
-            for record in batch.records().map_err(corrupt)?.iter() {
-                let record = record.map_err(corrupt)?;
-                let Some(id) = record.key.and_then(decode_key) else { continue };
-                match record.value.and_then(decode_value) {
-                    Some(state) => found.insert(id, Arc::new(Mutex::new(Some(state)))),
-                    None => found.remove(&id),
-                };
-            }
+    replay(log, &TopicPartition::new(TRANSACTIONS_TOPIC, 0), |batch| {
+        for record in batch.records()?.iter() {
+            let record = record?;
+            let Some(id) = record.key.and_then(decode_key) else { continue };
+            match record.value.and_then(decode_value) {
+                Some(state) => found.insert(id, Arc::new(Mutex::new(Some(state)))),
+                None => found.remove(&id),
+            };
         }
-    }
+        Ok(())
+    })?;
     Ok(found)
 }
 

@@ -20,7 +20,7 @@ use herdsman_wire::kafka_protocol::messages::{
     DeleteGroupsRequest, DescribeGroupsRequest, FindCoordinatorRequest, FindCoordinatorResponse,
     HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
     LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
-    OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest, SyncGroupResponse,
+    OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest, SyncGroupResponse, TopicName,
 };
 
 use super::{GROUP, PASSED, Screened, TOPIC, TRANSACTIONAL_ID, refused, take, then};
@@ -228,15 +228,19 @@ pub(super) fn delete(gate: &mut Gate<'_>, request: &mut DeleteGroupsRequest) -> 
 }
 
 pub(super) fn consumer_heartbeat(gate: &mut Gate<'_>, request: &ConsumerGroupHeartbeatRequest) -> Screened {
-    let response = ConsumerGroupHeartbeatResponse::default();
-    if !gate.group(Operation::Read, &request.group_id) {
-        return refused(response.with_error_code(GROUP));
+    match membership(gate, &request.group_id, request.subscribed_topic_names.as_deref()) {
+        Ok(()) => PASSED,
+        Err(code) => refused(ConsumerGroupHeartbeatResponse::default().with_error_code(code)),
     }
-    let topics = request.subscribed_topic_names.iter().flatten();
-    if topics.into_iter().any(|topic| !gate.topic(Operation::Describe, topic)) {
-        return refused(response.with_error_code(TOPIC));
+}
+
+/// Whether the client may be a member of `group` with this subscription, else the error code.
+pub(super) fn membership(gate: &mut Gate<'_>, group: &str, topics: Option<&[TopicName]>) -> Result<(), i16> {
+    if !gate.group(Operation::Read, group) {
+        return Err(GROUP);
     }
-    PASSED
+    let mut topics = topics.into_iter().flatten();
+    if topics.all(|topic| gate.topic(Operation::Describe, topic)) { Ok(()) } else { Err(TOPIC) }
 }
 
 pub(super) fn consumer_describe(gate: &mut Gate<'_>, request: &mut ConsumerGroupDescribeRequest) -> Screened {

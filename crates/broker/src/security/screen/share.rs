@@ -23,21 +23,17 @@ use herdsman_wire::kafka_protocol::messages::{
     ShareGroupHeartbeatRequest, ShareGroupHeartbeatResponse,
 };
 
+use super::groups::membership;
 use super::{GROUP, PASSED, Screened, TOPIC, refused, take, then};
 use crate::Broker;
 use crate::security::acl::{Operation, Resource};
 use crate::security::session::Gate;
 
 pub(super) fn heartbeat(gate: &mut Gate<'_>, request: &ShareGroupHeartbeatRequest) -> Screened {
-    let response = ShareGroupHeartbeatResponse::default();
-    if !gate.group(Operation::Read, &request.group_id) {
-        return refused(response.with_error_code(GROUP));
+    match membership(gate, &request.group_id, request.subscribed_topic_names.as_deref()) {
+        Ok(()) => PASSED,
+        Err(code) => refused(ShareGroupHeartbeatResponse::default().with_error_code(code)),
     }
-    let topics = request.subscribed_topic_names.iter().flatten();
-    if topics.into_iter().any(|topic| !gate.topic(Operation::Describe, topic)) {
-        return refused(response.with_error_code(TOPIC));
-    }
-    PASSED
 }
 
 pub(super) fn describe(gate: &mut Gate<'_>, request: &mut ShareGroupDescribeRequest) -> Screened {

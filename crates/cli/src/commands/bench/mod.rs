@@ -36,6 +36,11 @@ enum What {
     Herd(guard::HerdBench),
 }
 
+/// A loopback port that nobody listens on now.
+fn free_port() -> Result<u16, Failure> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
 impl Bench {
     /// Runs one.
     pub fn run(self) -> Result<(), Failure> {

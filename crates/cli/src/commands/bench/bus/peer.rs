@@ -1,12 +1,13 @@
 //! The servers that are measured, one at a time; stopped by pid.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::tools::{Jars, Seen};
+use crate::commands::bench::free_port;
 use crate::failure::Failure;
 
 /// A running server with its own folder and port.
@@ -141,5 +142,5 @@ impl Peer {
 }
 
 fn free_address() -> Result<String, Failure> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+    Ok(format!("127.0.0.1:{}", free_port()?))
 }
