@@ -1,0 +1,19 @@
+//! Every row of the ledger passes the figure that a change must pass.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use herdsman_sim::{Order, rows};
+
+/// Runs a row's change figure from seed 1; a row's own test names it.
+#[allow(dead_code, reason = "used by each row's test")]
+fn change(name: &str) {
+    let row = rows::find(name).unwrap();
+    let outcome = (row.run)(&Order { from: 1, count: row.change });
+    match outcome {
+        Ok(tally) => {
+            println!("{name}: {tally:?}");
+            assert!(tally.done >= row.change, "{name}: {} of {} done", tally.done, row.change);
+        }
+        Err(failure) => panic!("{name}, seed {}: {}", failure.seed, failure.what),
+    }
+}
