@@ -2,16 +2,19 @@
 //!
 //! What has been sent waits at the cache, and nothing overtakes it there: behind every slot full of bulk keys an urgent one
 //! would wait for all of them. So as soon as keys of one lane wait for long while a more urgent lane is in use, what is under way is
-//! bounded, and the rest waits here, where lanes count. Once per round of answers the bound shrinks by 2 × the shortest trip / the round's shortest,
-//! and grows by a sixteenth: it settles where a trip takes about two of the shortest. Of five requests under way one is being answered and one waits
-//! for that: 1.67 just keep the cache busy. (Shortest with shortest: the mean of a round holds what a busy machine adds, and would close the bound for nothing.) Sources: TCP Vegas (Brakmo and Peterson 1995) and the gradient limit of Netflix's concurrency-limits.
+//! bounded, and the rest waits here, where lanes count. Once per round of answers the bound shrinks by 2 × the shortest trip /
+//! the round's shortest, and grows by a sixteenth: it settles where a trip takes about two of the shortest. Of five requests under
+//! way one is being answered and one waits for that: 1.67 just keep the cache busy. (Shortest with shortest: the mean of a round holds
+//! what a busy machine adds, and would close the bound for nothing.) Sources: TCP Vegas (Brakmo and Peterson 1995) and the gradient limit
+//! of Netflix's concurrency-limits.
 //!
-//! A queue of our own making must not pass for a longer way, so four times a second (and for one per cent of the time at most) what is under way
-//! drains and one key measures the shortest trip alone (BBR's `ProbeRTT`, Cardwell et al. 2016).
+//! A queue of our own making must not pass for a longer way, so four times a second (and for one per cent of the time at most)
+//! what is under way drains and one key measures the shortest trip alone (BBR's `ProbeRTT`, Cardwell et al. 2016).
 
 use super::links::Links;
 use crate::lanes::Lanes;
 
+/// Keys under way are never bounded below this, nor a request below the next.
 const KEYS_MIN: f64 = 16.0;
 const REQUEST_MIN: usize = 4;
 /// How long a trip may take, in shortest trips.
