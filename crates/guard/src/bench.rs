@@ -3,6 +3,7 @@
 mod chaos;
 mod delay;
 mod herd;
+mod lanes;
 mod lookups;
 mod member;
 mod plain;
@@ -16,6 +17,7 @@ use herdsman_host::Clock;
 
 pub use self::chaos::{ChaosConfig, ChaosReport, chaos};
 pub use self::herd::{HerdConfig, HerdRow, Launch, herd};
+pub use self::lanes::{LanesConfig, LanesRow, lanes};
 pub use self::lookups::{LookupReport, lookups, lookups_of};
 pub use self::member::{Way, member};
 pub use self::pool::{PoolConfig, PoolRow, RestartReport, pool, restart};

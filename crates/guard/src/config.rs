@@ -79,8 +79,9 @@ pub struct GuardConfig {
     /// the record has changed without [`crate::Guard::invalidate`] is answered for at most 1.1 × (`ttl` + `near_ttl`) plus this.
     pub stale_while_revalidate: Duration,
     /// How long a lease on a missing key lives in the cache: one process at a time loads it, and if that dies another takes over
-    /// within this time (memcached counts whole seconds: at least two). A load that takes longer keeps its lease. Zero turns leases
-    /// off: then only look-ups of one process share a load, as with the embedded cache, which no other process knows.
+    /// within this time (memcached counts whole seconds: at least two). A load that takes longer keeps its lease. What another client
+    /// changes ends it where the cache tells of that, and `DEL key herdsman:lease:key` always does; a plain DEL of a key that is not there does not:
+    /// what was loaded meanwhile then lives for its `ttl`. Zero turns leases off: then only look-ups of one process share a load, as with the embedded cache, which no other process knows.
     pub lease: Duration,
     /// Queries in flight at the system of record at most, and threads that run them.
     pub loaders: usize,

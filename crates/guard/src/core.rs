@@ -15,14 +15,19 @@ mod leases;
 mod links;
 mod loads;
 mod messages;
-#[cfg(test)]
+#[cfg(any(test, feature = "trial"))]
 pub(crate) mod model;
 mod nodes;
+mod planted;
 mod redirect;
 #[cfg(test)]
+mod scripted;
+#[cfg(any(test, feature = "trial"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "the tests look at more than the trials"))]
 pub(crate) mod sim;
 #[cfg(test)]
 mod stampede;
+mod window;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -36,6 +41,7 @@ pub(crate) use self::messages::{
     Abilities, Answer, Claim, Claimed, Command, Effect, Elsewhere, Event, Fill, Found, LeasedFill, LinkId,
     LoadId, Measured, Reply, Values, Want,
 };
+pub(crate) use self::planted::Fault;
 use crate::config::{GuardConfig, Lane, Objective};
 use crate::error::GuardError;
 use crate::histogram::Histogram;
@@ -62,8 +68,10 @@ enum Stage {
     Queued,
     /// In a batch or a load under way.
     Asked,
-    /// The cache does not have it: its lease is asked for, or is held by another process.
+    /// The cache does not have it: its lease is asked for.
     Claiming,
+    /// Another process has the lease: it is asked for again then, or when the key is changed.
+    Held(u64),
     /// The value is known and on its way into the cache.
     Filling(Bytes),
 }
@@ -153,6 +161,7 @@ pub(crate) struct Core {
     /// When the present group of events is handled.
     now_ns: u64,
     effects: Vec<Effect>,
+    planted: planted::Planted,
 }
 
 fn ns(duration: Duration) -> u64 {
@@ -189,6 +198,7 @@ impl Core {
             scratch: Vec::new(),
             now_ns: 0,
             effects: Vec::new(),
+            planted: planted::Planted::default(),
             config,
         }
     }
@@ -312,6 +322,9 @@ impl Core {
     /// Without a system of record the guard stands in for the cache itself: an answer must have been read after it was
     /// asked for, so only a flight that has not left yet can be shared.
     fn may_join(&self, id: Id) -> bool {
+        if self.planted.is(Fault::TwoFlightsForOneKey) {
+            return false;
+        }
         self.has_record || self.flights.get(id).is_none_or(|flight| matches!(flight.stage, Stage::Queued))
     }
 
@@ -407,12 +420,19 @@ impl Core {
     }
 
     fn keep(&mut self, key: &Bytes, value: Option<Bytes>, now_ns: u64) {
-        let ttl = if value.is_some() { self.config.near_ttl } else { self.config.negative_ttl };
+        let ttl = if value.is_some() { self.config.near_ttl } else { self.negative_ttl() };
         let fresh_until_ns = now_ns.saturating_add(self.spread(ns(ttl)));
         let stale_until_ns = fresh_until_ns.saturating_add(ns(self.config.stale_while_revalidate));
         let keep =
             Keep { key: key.clone(), value, fresh_until_ns, stale_until_ns, expires_ns: 0, load_ns: 0 };
         self.keeps.push(keep);
+    }
+
+    fn negative_ttl(&self) -> Duration {
+        if self.planted.is(Fault::NegativeCacheNeverExpires) {
+            return Duration::from_secs(1_000_000);
+        }
+        self.config.negative_ttl
     }
 
     /// Keeps what this process loaded itself: it knows when the cache forgets it, and never outlives that.

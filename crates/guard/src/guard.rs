@@ -106,11 +106,11 @@ impl Guard {
     }
 
     /// Looks up one key for a measurement that counts from `since_ns`.
-    pub(crate) fn measure(&self, key: Bytes, since_ns: u64, measured: Arc<dyn Measured>) {
-        self.inner.counters.pending(Lane::Normal).fetch_add(1, Relaxed);
-        let reply = Reply::Measured(since_ns, measured);
-        let (keys, counts) = (vec![key], Vec::new());
-        self.inner.inbox.push(Event::Lookup { keys, counts, lane: Lane::Normal, at_ns: since_ns, reply });
+    pub(crate) fn measure(&self, key: Bytes, lane: Lane, since_ns: u64, measured: Arc<dyn Measured>) {
+        let reply = Reply::Measured(since_ns, Arc::clone(&measured));
+        if self.hand_over(vec![key], Vec::new(), lane, since_ns, reply).is_err() {
+            measured.answered(since_ns, false);
+        }
     }
 
     /// Other settings that never move, for a measurement.

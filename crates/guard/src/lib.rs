@@ -34,6 +34,8 @@ mod slab;
 pub mod sqlite;
 mod stats;
 mod timer;
+#[cfg(any(test, feature = "trial"))]
+pub mod trial;
 pub mod tuner;
 mod url;
 

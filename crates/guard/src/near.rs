@@ -201,6 +201,12 @@ impl NearCache {
         }
     }
 
+    /// When the cache forgets what this process has loaded for `key`; 0: unknown.
+    pub(crate) fn expires_ns(&self, key: &[u8]) -> u64 {
+        let table = self.table.read().expect("no writer panics while it holds the near cache");
+        table.find(self.hasher.hash_one(key), key).map_or(0, |entry| entry.expires_ns)
+    }
+
     /// Entries held now, expired ones included.
     pub(crate) fn len(&self) -> usize {
         self.table.read().expect("no writer panics while it holds the near cache").entries.len()

@@ -94,6 +94,8 @@ pub struct Explain {
     pub depth: u32,
     /// Batches under way now.
     pub in_flight: u32,
+    /// Keys that may be under way to the busiest node: set while the cache cannot keep up and a more urgent lane is in use.
+    pub window_keys: Option<usize>,
     /// Keys waiting.
     pub queued: LaneDepths,
     /// Median from arrival to answer, milliseconds.

@@ -125,6 +125,8 @@ pub struct Tuner {
     upwards: bool,
     shrink_since: Option<u64>,
     crowded: u32,
+    /// What a trial must be better than, as a share of what was.
+    better: f64,
     reason: String,
 }
 
@@ -153,6 +155,7 @@ impl Tuner {
             upwards: true,
             shrink_since: None,
             crowded: 0,
+            better: BETTER,
             reason: "nothing measured yet: one connection, a batch leaves as soon as a slot is free".into(),
         }
     }
@@ -162,6 +165,12 @@ impl Tuner {
     pub fn fixed(settings: Settings) -> Self {
         let reason = "fixed by a benchmark".into();
         Self { fixed: true, settings, reason, ..Self::new(Objective::AsLowAsPossible) }
+    }
+
+    /// A planted fault.
+    #[cfg(any(test, feature = "trial"))]
+    pub(crate) fn keeps_whatever_it_tries(&mut self) {
+        self.better = f64::MAX;
     }
 
     /// What is in force.
@@ -327,7 +336,7 @@ impl Tuner {
         }
         let (found, base, back_to) = (median(&probe.seen), probe.base, probe.back_to);
         let (tried, change) = (1_u32 << self.level, (1.0 - found / base) * 100.0);
-        if found < base * BETTER {
+        if found < base * self.better {
             self.reason =
                 format!("batch {} to {tried}: the objective improved by {change:.0} %", 1_u32 << back_to);
             self.settle(now_ns, PROBE_GAP_MIN_NS);

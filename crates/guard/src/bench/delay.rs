@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use herdsman_host::Clock;
@@ -19,6 +20,30 @@ use crate::timer::Timer;
 /// Pieces held back per direction of a connection.
 const HELD_MAX: usize = 16_384;
 
+/// A line that takes so long per byte, shared by all connections: it is free again at this time.
+#[derive(Debug, Clone)]
+struct Line {
+    ns_per_byte: f64,
+    free_ns: Arc<AtomicU64>,
+}
+
+impl Line {
+    /// When `bytes` that came at `now_ns` are through.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a time"
+    )]
+    fn through_ns(&self, bytes: usize, now_ns: u64) -> u64 {
+        let takes_ns = (bytes as f64 * self.ns_per_byte) as u64;
+        // One thread runs all connections.
+        let through_ns = self.free_ns.load(Relaxed).max(now_ns) + takes_ns;
+        self.free_ns.store(through_ns, Relaxed);
+        through_ns
+    }
+}
+
 /// A running relay; dropping it stops it.
 pub(super) struct Delay {
     pub(super) addr: SocketAddr,
@@ -28,6 +53,17 @@ pub(super) struct Delay {
 impl Delay {
     /// Before `upstream`, with `rtt` more than there is.
     pub(super) fn start(upstream: SocketAddr, rtt: Duration, clock: Arc<dyn Clock>) -> std::io::Result<Self> {
+        Self::narrow(upstream, rtt, 0.0, clock)
+    }
+
+    /// As [`Delay::start`], and what comes back takes `ns_per_byte`: the line of a cache that is far and slow.
+    pub(super) fn narrow(
+        upstream: SocketAddr,
+        rtt: Duration,
+        ns_per_byte: f64,
+        clock: Arc<dyn Clock>,
+    ) -> std::io::Result<Self> {
+        let back = Line { ns_per_byte, free_ns: Arc::default() };
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
         listener.set_nonblocking(true)?;
         let addr = listener.local_addr()?;
@@ -38,7 +74,7 @@ impl Delay {
             runtime.block_on(async {
                 tokio::select! {
                     _ = stopped => {}
-                    result = accept(listener, upstream, half_ns, clock) => if let Err(error) = result {
+                    result = accept(listener, upstream, (half_ns, back), clock) => if let Err(error) = result {
                         tracing::error!("the delaying relay has failed: {error}");
                     }
                 }
@@ -73,9 +109,10 @@ impl Delay {
 async fn accept(
     listener: std::net::TcpListener,
     upstream: SocketAddr,
-    half_ns: u64,
+    (half_ns, back): (u64, Line),
     clock: Arc<dyn Clock>,
 ) -> std::io::Result<()> {
+    let there = Line { ns_per_byte: 0.0, free_ns: Arc::default() };
     let listener = TcpListener::from_std(listener)?;
     loop {
         let (client, _) = listener.accept().await?;
@@ -83,9 +120,9 @@ async fn accept(
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
         let ((client_in, client_out), (server_in, server_out)) = (client.into_split(), server.into_split());
-        for (from, to) in [(client_in, server_out), (server_in, client_out)] {
+        for (from, to, line) in [(client_in, server_out, &there), (server_in, client_out, &back)] {
             let (held, due) = mpsc::channel(HELD_MAX);
-            tokio::spawn(hold(from, held, half_ns, Arc::clone(&clock)));
+            tokio::spawn(hold(from, held, (half_ns, line.clone()), Arc::clone(&clock)));
             tokio::spawn(release(to, due, Arc::clone(&clock)));
         }
     }
@@ -93,11 +130,16 @@ async fn accept(
 
 type Held = (u64, Vec<u8>);
 
-async fn hold(mut from: OwnedReadHalf, held: mpsc::Sender<Held>, half_ns: u64, clock: Arc<dyn Clock>) {
+async fn hold(
+    mut from: OwnedReadHalf,
+    held: mpsc::Sender<Held>,
+    (half_ns, line): (u64, Line),
+    clock: Arc<dyn Clock>,
+) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
         let piece = buffer.get(..n).unwrap_or_default().to_vec();
-        if held.send((clock.monotonic_ns() + half_ns, piece)).await.is_err() {
+        if held.send((line.through_ns(n, clock.monotonic_ns()) + half_ns, piece)).await.is_err() {
             return;
         }
     }

@@ -7,13 +7,14 @@
 
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use herdsman_host::{Clock, RealClock, Seed};
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinSet;
+use tokio::sync::Notify;
 
 use super::plain::Plain;
 use crate::config::{GuardConfig, Lane};
@@ -23,6 +24,9 @@ use crate::histogram::Histogram;
 use crate::loading::Loader;
 use crate::timer::Timer;
 use crate::url::CacheUrl;
+
+/// The number of a key that warms the process up: its memory is there when what is measured begins, as in a service that runs.
+const WARM: u64 = u64::MAX;
 
 /// Goes before each line that a member says, since its output may hold other things.
 pub(super) const SAYS: &str = "herd: ";
@@ -86,7 +90,7 @@ impl Orders {
 
 impl Loader for Record {
     fn load(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, LoadError> {
-        for _ in keys {
+        for _ in keys.iter().filter(|key| **key != self.orders.key(WARM)) {
             self.orders.note_load().map_err(LoadError::new)?;
         }
         std::thread::sleep(Duration::from_millis(self.orders.load_ms));
@@ -143,95 +147,126 @@ pub fn member(mut orders: impl BufRead, mut report: impl Write) -> Result<(), Gu
     let parsed: Orders = serde_json::from_str(&line).map_err(|error| GuardError::Start(error.to_string()))?;
     let clock = RealClock::shared();
     let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(failed)?;
-    let client = Arc::new(runtime.block_on(Client::open(&parsed, &clock))?);
-    if let Work::Stream { keys, .. } = parsed.work {
-        // What is measured is life after the first load.
-        runtime.block_on(async {
-            let mut answers = JoinSet::new();
-            (0..keys).for_each(|key| ask(&mut answers, &client, &clock, parsed.key(key), 0));
-            drain(answers, &mut Histogram::default()).await
-        })?;
-    }
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(failed)?;
+    let answers = Answers::new(runtime.block_on(Client::open(&parsed, &clock))?, &clock);
+    runtime.block_on(async {
+        match parsed.work {
+            // What is measured is life after the first load.
+            Work::Stream { keys, .. } => (0..keys).for_each(|key| answers.ask(parsed.key(key), 0)),
+            Work::Burst { lookups } if parsed.way == Way::Guard => {
+                (0..lookups).for_each(|_| answers.ask(parsed.key(WARM), 0));
+            }
+            Work::Burst { .. } => {}
+        }
+        answers.all().await
+    })?;
     writeln!(report, "\n{SAYS}ready").map_err(failed)?;
     orders.read_line(&mut line).map_err(failed)?;
-    let outcome = runtime.block_on(work(&parsed, client, &clock))?;
+    // On one of the runtime's own threads, as a service would: they take from each other.
+    let outcome = runtime.block_on(runtime.spawn(async move { work(&parsed, &answers).await }));
+    let outcome = outcome.map_err(|error| GuardError::Start(error.to_string()))??;
     let text = serde_json::to_string(&outcome).map_err(|error| GuardError::Start(error.to_string()))?;
     writeln!(report, "\n{SAYS}{text}").map_err(failed)
 }
 
-async fn work(orders: &Orders, client: Arc<Client>, clock: &Arc<dyn Clock>) -> Result<Outcome, GuardError> {
-    let begin = clock.monotonic_ns();
+async fn work(orders: &Orders, answers: &Arc<Answers>) -> Result<Outcome, GuardError> {
+    let begin = answers.clock.monotonic_ns();
     let latency = match orders.work {
-        Work::Burst { lookups } => burst(orders, &client, clock, lookups).await?,
-        Work::Stream { rate, keys, seconds } => stream(orders, &client, clock, rate, keys, seconds).await?,
+        Work::Burst { lookups } => burst(orders, answers, lookups).await?,
+        Work::Stream { rate, keys, seconds } => stream(orders, answers, rate, keys, seconds).await?,
     };
-    let cache_requests = match &*client {
+    let cache_requests = match &answers.client {
         Client::Guard(guard) => guard.stats().round_trips,
         Client::Plain(_) => latency.len(),
     };
-    let took_ns = clock.monotonic_ns() - begin;
+    let took_ns = answers.clock.monotonic_ns() - begin;
     Ok(Outcome { latencies: latency.counts().collect(), took_ns, cache_requests })
 }
 
-type Answers = JoinSet<Result<u64, GuardError>>;
-
-fn ask(answers: &mut Answers, client: &Arc<Client>, clock: &Arc<dyn Clock>, key: Bytes, since_ns: u64) {
-    let (client, clock) = (Arc::clone(client), Arc::clone(clock));
-    answers.spawn(async move {
-        client.look_up(key).await.map(|()| clock.monotonic_ns().saturating_sub(since_ns))
-    });
+/// The look-ups under way. Each records its answer itself, as a request's own task would: nobody collects them one by one.
+struct Answers {
+    client: Client,
+    clock: Arc<dyn Clock>,
+    seen: Mutex<(Histogram, Option<GuardError>)>,
+    under_way: AtomicUsize,
+    done: Notify,
 }
 
-async fn drain(mut answers: Answers, latency: &mut Histogram) -> Result<(), GuardError> {
-    while let Some(done) = answers.join_next().await {
-        latency.record(done.map_err(|error| GuardError::Start(error.to_string()))??, 1);
+impl Answers {
+    fn new(client: Client, clock: &Arc<dyn Clock>) -> Arc<Self> {
+        // One more than there are, until the last was asked.
+        let under_way = AtomicUsize::new(1);
+        Arc::new(Self {
+            client,
+            clock: Arc::clone(clock),
+            seen: Mutex::default(),
+            under_way,
+            done: Notify::new(),
+        })
     }
-    Ok(())
+
+    fn ask(self: &Arc<Self>, key: Bytes, since_ns: u64) {
+        self.under_way.fetch_add(1, Relaxed);
+        let answers = Arc::clone(self);
+        tokio::spawn(async move {
+            let answer = answers.client.look_up(key).await;
+            let ns = answers.clock.monotonic_ns().saturating_sub(since_ns);
+            {
+                let mut seen = answers.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                match answer {
+                    Ok(()) => seen.0.record(ns, 1),
+                    Err(error) => seen.1 = Some(error),
+                }
+            }
+            answers.end();
+        });
+    }
+
+    fn end(&self) {
+        if self.under_way.fetch_sub(1, AcqRel) == 1 {
+            self.done.notify_one();
+        }
+    }
+
+    /// Waits for all of them, and may then be asked again.
+    async fn all(&self) -> Result<Histogram, GuardError> {
+        self.end();
+        self.done.notified().await;
+        self.under_way.store(1, Relaxed);
+        let seen = std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner));
+        seen.1.map_or(Ok(seen.0), Err)
+    }
 }
 
-async fn burst(
-    orders: &Orders,
-    client: &Arc<Client>,
-    clock: &Arc<dyn Clock>,
-    lookups: usize,
-) -> Result<Histogram, GuardError> {
-    let (mut answers, mut latency) = (JoinSet::new(), Histogram::default());
-    let begin = clock.monotonic_ns();
+async fn burst(orders: &Orders, answers: &Arc<Answers>, lookups: usize) -> Result<Histogram, GuardError> {
+    let begin = answers.clock.monotonic_ns();
     for _ in 0..lookups {
-        ask(&mut answers, client, clock, orders.key(0), begin);
+        answers.ask(orders.key(0), begin);
     }
-    drain(answers, &mut latency).await?;
-    Ok(latency)
+    answers.all().await
 }
 
 /// Open loop: each look-up counts from its intended arrival, however late it is sent.
 async fn stream(
     orders: &Orders,
-    client: &Arc<Client>,
-    clock: &Arc<dyn Clock>,
+    answers: &Arc<Answers>,
     rate: f64,
     keys: u64,
     seconds: u64,
 ) -> Result<Histogram, GuardError> {
     let timer = Timer::new().map_err(|error| GuardError::Start(error.to_string()))?;
-    let (mut answers, mut latency, mut random) = (JoinSet::new(), Histogram::default(), Seed::from_entropy());
+    let (clock, mut random) = (Arc::clone(&answers.clock), Seed::from_entropy());
     let mut next_ns = clock.monotonic_ns();
     let end_ns = next_ns + seconds * 1_000_000_000;
     while next_ns < end_ns {
         let now_ns = clock.monotonic_ns();
         while next_ns <= now_ns.min(end_ns) {
-            let key = orders.key(random.next_u64() % keys.max(1));
-            ask(&mut answers, client, clock, key, next_ns);
+            answers.ask(orders.key(random.next_u64() % keys.max(1)), next_ns);
             next_ns += exponential_ns(&mut random, 1e9 / rate);
-        }
-        while let Some(done) = answers.try_join_next() {
-            latency.record(done.map_err(|error| GuardError::Start(error.to_string()))??, 1);
         }
         timer.sleep(Duration::from_nanos(next_ns.saturating_sub(clock.monotonic_ns()).max(50_000))).await;
     }
-    drain(answers, &mut latency).await?;
-    Ok(latency)
+    answers.all().await
 }
 
 #[expect(

@@ -170,7 +170,7 @@ impl Bench {
             let now = self.clock.monotonic_ns();
             while next <= now && next < end {
                 let key = Bytes::from(format!("pool:{}", random.next_u64() % 100_000));
-                self.guard.measure(key, next, Arc::clone(&measured) as Arc<dyn Measured>);
+                self.guard.measure(key, Lane::Normal, next, Arc::clone(&measured) as Arc<dyn Measured>);
                 asked += 1;
                 next += exponential_ns(&mut random, 1e9 / self.rate).max(1);
             }

@@ -5,7 +5,7 @@
 //! guard's near cache and system of record are off: what is compared is the way to the cache alone. All guards of one point stay open, each
 //! repeat runs every one of them once, and the figures are medians over the repeats.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,7 +26,7 @@ use crate::histogram::Histogram;
 use crate::tuner::Settings;
 use crate::url::CacheUrl;
 
-const KEYS: usize = 100_000;
+pub(super) const KEYS: usize = 100_000;
 /// After the last arrival, unanswered look-ups are waited for this long.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -101,13 +101,8 @@ fn fixed_settings() -> Vec<Settings> {
 pub fn sweep(config: &SweepConfig, mut each: impl FnMut(&[SweepRow])) -> Result<(), GuardError> {
     let clock = RealClock::shared();
     let (_server, url) = place(&CacheUrl::parse(&config.cache)?, &clock)?;
-    let CacheUrl::Redis { place: at, .. } = &url else {
-        return Err(GuardError::Start(format!("the sweep needs a Redis, not {url}")));
-    };
+    let upstream = upstream_of(&url)?;
     let failed = |error: std::io::Error| GuardError::Start(error.to_string());
-    let upstream = (at.host.as_str(), at.port);
-    let upstream = std::net::ToSocketAddrs::to_socket_addrs(&upstream).map_err(failed)?.next();
-    let upstream: SocketAddr = upstream.ok_or_else(|| GuardError::Address(url.to_string()))?;
     fill_cache(&url, &clock)?;
     let ranks = zipf_ranks(KEYS, 1 << 20);
     for rtt in &config.rtts {
@@ -121,12 +116,22 @@ pub fn sweep(config: &SweepConfig, mut each: impl FnMut(&[SweepRow])) -> Result<
     Ok(())
 }
 
-fn key(rank: u32) -> Bytes {
+pub(super) fn key(rank: u32) -> Bytes {
     Bytes::from(format!("sweep:{rank:07}"))
 }
 
+/// Where a measurement's Redis listens.
+pub(super) fn upstream_of(url: &CacheUrl) -> Result<SocketAddr, GuardError> {
+    let CacheUrl::Redis { place: at, .. } = url else {
+        return Err(GuardError::Start(format!("this measurement needs a Redis, not {url}")));
+    };
+    let found = (at.host.as_str(), at.port).to_socket_addrs();
+    let found = found.map_err(|error| GuardError::Start(error.to_string()))?.next();
+    found.ok_or_else(|| GuardError::Address(url.to_string()))
+}
+
 /// 100-byte values for all keys, through a guard whose loader makes them.
-fn fill_cache(url: &CacheUrl, clock: &Arc<dyn Clock>) -> Result<(), GuardError> {
+pub(super) fn fill_cache(url: &CacheUrl, clock: &Arc<dyn Clock>) -> Result<(), GuardError> {
     let loader = |keys: &[Bytes]| Ok(vec![Some(Bytes::from_static(&[b'v'; 100])); keys.len()]);
     let config = GuardConfig {
         cache: url.clone(),
@@ -235,7 +240,7 @@ impl Point<'_> {
             last = now;
             while next <= now && next < end {
                 let Some(rank) = ranks.next() else { break };
-                guard.measure(key(*rank), next, Arc::clone(&measured) as Arc<dyn Measured>);
+                guard.measure(key(*rank), Lane::Normal, next, Arc::clone(&measured) as Arc<dyn Measured>);
                 asked += 1;
                 next += exponential_ns(&mut random, 1e9 / self.rate).max(1);
             }

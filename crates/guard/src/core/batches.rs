@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::links::{Outstanding, What};
 use super::nodes::node_of;
-use super::{Answer, Command, Core, Effect, LinkId, Stage};
+use super::{Answer, Command, Core, Effect, Fault, LinkId, Stage};
 use crate::config::Lane;
 use crate::error::GuardError;
 use crate::lanes::Waiting;
@@ -26,7 +26,10 @@ impl Core {
         if settings.batch_size <= 1 {
             return None;
         }
-        let free = self.nodes.iter().filter(|node| node.links.free_slots(settings.depth) > 0);
+        let free = self.nodes.iter().filter(|node| {
+            node.links.free_slots(settings.depth) > 0
+                && node.window.admit(1, node.lanes.len(), &node.links).is_some()
+        });
         Some(free.filter_map(|node| node.lanes.oldest_ns()).min()? + u64::from(settings.linger_us) * 1_000)
     }
 
@@ -44,8 +47,10 @@ impl Core {
         }
         let settings = self.tuner.settings();
         let (batch, linger_ns) = (settings.batch_size as usize, u64::from(settings.linger_us) * 1_000);
+        let rtt_ns = self.tuner.rtt_ns();
         loop {
-            let Some(node) = self.nodes.get(index) else { return };
+            let Some(node) = self.nodes.get_mut(index) else { return };
+            node.window.look(&node.lanes, &node.links, (linger_ns, rtt_ns), now_ns);
             let waiting = node.lanes.len();
             let Some(oldest) = node.lanes.oldest_ns() else { return };
             let due = batch <= 1 || waiting >= batch || now_ns >= oldest + linger_ns;
@@ -54,6 +59,7 @@ impl Core {
                 return;
             }
             let room = waiting.div_ceil(free).max(batch).clamp(BATCH_READY, BATCH_MAX);
+            let Some(room) = node.window.admit(room, waiting, &node.links) else { return };
             self.send_batch(index, room, settings.depth, now_ns);
         }
     }
@@ -61,6 +67,9 @@ impl Core {
     fn send_batch(&mut self, index: NodeIndex, room: usize, depth: u32, now_ns: u64) {
         let mut taken = std::mem::take(&mut self.scratch);
         if let Some(node) = self.nodes.get_mut(index) {
+            if self.planted.is(Fault::LaneStarvation) {
+                node.lanes.keep_no_shares();
+            }
             node.lanes.take(room, &mut taken);
         }
         let (mut keys, mut flights): (Vec<Bytes>, Vec<Id>) = (Vec::new(), Vec::new());
@@ -78,9 +87,9 @@ impl Core {
         if keys.is_empty() {
             return;
         }
-        let Some(link) = self.nodes.links_mut(index).and_then(|links| links.least_busy(depth)) else {
-            return;
-        };
+        let Some(node) = self.nodes.get_mut(index) else { return };
+        let Some(link) = node.links.least_busy(depth) else { return };
+        node.window.sent();
         link.outstanding.push_back(Outstanding { what: What::Get(flights), sent_ns: now_ns });
         link.gets += 1;
         Counters::add(&self.counters.round_trips, 1);
@@ -145,6 +154,7 @@ impl Core {
             (What::Get(flights), Answer::Values(values)) if flights.len() == values.len() => {
                 link.gets -= 1;
                 links.answered();
+                self.window_answered(node, Some(now_ns.saturating_sub(sent_ns)), now_ns);
                 self.on_values(&flights, values, sent_ns, now_ns);
             }
             (What::Hedge(flights), Answer::Values(values)) if flights.len() == values.len() => {
@@ -158,6 +168,7 @@ impl Core {
             (What::Hedge(_), Answer::Failed(_)) => link.gets -= 1,
             (What::Get(flights), Answer::Failed(error)) => {
                 link.gets -= 1;
+                self.window_answered(node, None, now_ns);
                 Counters::add(&self.counters.errors, 1);
                 for flight in flights.into_iter().filter(|id| self.is_asked(*id)).collect::<Vec<_>>() {
                     self.send_to_record(flight, now_ns);
@@ -197,11 +208,14 @@ impl Core {
         }
     }
 
-    /// Another client changed what lies in the near cache.
+    /// Another client changed what was read.
     fn on_changed(&mut self, keys: Option<Vec<Bytes>>) {
         Counters::add(&self.counters.changes, keys.as_ref().map_or(1, |keys| keys.len() as u64));
         match keys {
-            Some(keys) => self.changed.extend(keys),
+            Some(keys) => {
+                keys.iter().for_each(|key| self.on_key_changed(key));
+                self.changed.extend(keys);
+            }
             None => {
                 self.near.insert_many(self.keeps.drain(..), self.now_ns);
                 self.near.forget_all();
@@ -209,7 +223,10 @@ impl Core {
         }
     }
 
-    fn on_values(&mut self, flights: &[Id], values: Vec<Option<Bytes>>, sent_ns: u64, now_ns: u64) {
+    fn on_values(&mut self, flights: &[Id], mut values: Vec<Option<Bytes>>, sent_ns: u64, now_ns: u64) {
+        if self.planted.is(Fault::ReplyToTheWrongRequest) {
+            values.rotate_right(1);
+        }
         let trip = now_ns.saturating_sub(sent_ns).max(1);
         let m = &mut self.interval.m;
         m.batches += 1;
@@ -249,6 +266,13 @@ impl Core {
                 Counters::add(&self.counters.fills_refused, 1);
                 self.changed.push(flight.key);
             }
+        }
+    }
+
+    /// Tells a node's window of an answer.
+    pub(super) fn window_answered(&mut self, node: NodeIndex, trip_ns: Option<u64>, now_ns: u64) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.window.answered(trip_ns, &node.links, now_ns);
         }
     }
 

@@ -77,6 +77,7 @@ impl Core {
             connections_ready: self.nodes.iter().map(|node| node.links.ready()).sum(),
             depth: settings.depth,
             in_flight: self.nodes.iter().map(|node| node.links.in_flight()).sum(),
+            window_keys: self.nodes.iter().filter_map(|node| node.window.keys()).min(),
             queued: LaneDepths {
                 urgent: self.waiting_in(Lane::Urgent),
                 normal: self.waiting_in(Lane::Normal),

@@ -7,6 +7,13 @@
 //! itself, so the next claim after its holder's death wins; a living holder extends it every quarter while its load is under way,
 //! for as long as a look-up may wait. Source: Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013), section 3.2.1.
 //!
+//! # Other clients
+//! What a guard deletes takes the lease along. Another client ends a lease by deleting both names, `DEL key herdsman:lease:key` (in a cluster see
+//! `protocol::cluster`). If it only says `SET key` or `DEL key`, the claim has read the key on a connection that is told of changes (RESP3
+//! tracking, where the cache has it): told of one, the holder gives its lease back and writes nothing, at most a trip later. What leaves no trace in
+//! Redis is a plain `DEL` of a key that is not there, between a load's read and its write: the older value is then written and lives
+//! for its time to live, 1.1 × `GuardConfig::ttl` at most. A client that cannot name the lease deletes again when the load must be over.
+//!
 //! Without a lease nothing is written while leases are in use: a flight whose claim failed answers those who wait and leaves the cache
 //! alone. Only a cache that cannot do leases is filled as before them, by "set if there is none".
 
@@ -17,7 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::links::What;
-use super::{Claim, Claimed, Command, Core, Flight, Found, LeasedFill, Stage, Want, ns};
+use super::{Claim, Claimed, Command, Core, Fault, Flight, Found, LeasedFill, Stage, Want, ns};
 use crate::config::Lane;
 use crate::lanes::Waiting;
 use crate::placement::NodeIndex;
@@ -86,17 +93,8 @@ impl Leases {
         self.queue.push(id);
     }
 
-    /// Is claimed at this time.
-    pub(super) fn poll(&mut self, poll: Reverse<(u64, Id)>) {
-        self.polls.push(poll);
-    }
-
     pub(super) fn next_poll_ns(&self) -> Option<u64> {
         self.polls.peek().map(|Reverse((at, _))| *at)
-    }
-
-    fn lease_ms(&self) -> u64 {
-        (self.lease_ns / 1_000_000).max(1)
     }
 }
 
@@ -147,7 +145,12 @@ impl Core {
             && (at <= now_ns || self.nodes.any_down())
         {
             self.leases.polls.pop();
-            self.leases.queue.push(id);
+            if let Some(flight) =
+                self.flights.get_mut(id).filter(|f| matches!(f.stage, Stage::Held(t) if t == at))
+            {
+                flight.stage = Stage::Claiming;
+                self.leases.queue.push(id);
+            }
         }
         if self.leases.queue.is_empty() {
             return;
@@ -169,10 +172,17 @@ impl Core {
         }
     }
 
+    fn lease_ms(&self) -> u64 {
+        if self.planted.is(Fault::LeaseHeldByTheDead) {
+            return 1_000_000_000;
+        }
+        (self.leases.lease_ns / 1_000_000).max(1)
+    }
+
     fn claim(&mut self, node: NodeIndex, claims: &[(Id, Want)], now_ns: u64) {
         let (flights, wants): (Vec<Id>, Vec<Want>) = claims.iter().cloned().unzip();
         let token = self.draw();
-        let claim = Claim { wants, token, lease_ms: self.leases.lease_ms() };
+        let claim = Claim { wants, token, lease_ms: self.lease_ms() };
         Counters::add(&self.counters.claims, flights.len() as u64);
         self.write(node, What::Claim(flights), Command::Claim(claim), now_ns);
     }
@@ -219,8 +229,57 @@ impl Core {
             self.give_up_claim(id, now_ns);
         } else {
             let wait = self.spread((waited / 4).clamp(POLL_MIN_NS, POLL_MAX_NS));
-            self.leases.polls.push(Reverse((now_ns + wait, id)));
+            self.hold_claim(id, now_ns + wait);
         }
+    }
+
+    /// Is claimed again at this time.
+    pub(super) fn hold_claim(&mut self, id: Id, at_ns: u64) {
+        let Some(flight) = self.flights.get_mut(id) else { return };
+        flight.stage = Stage::Held(at_ns);
+        self.leases.polls.push(Reverse((at_ns, id)));
+    }
+
+    /// The cache says that somebody else has changed this key. Who waits for another process's load asks at once; who loads it has read
+    /// the system of record before that change, perhaps, and may no longer write.
+    pub(super) fn on_key_changed(&mut self, key: &Bytes) {
+        let Some(id) = self.by_key.get(key).copied() else { return };
+        let Some(flight) = self.flights.get_mut(id) else { return };
+        match flight.stage {
+            Stage::Held(_) => {
+                flight.stage = Stage::Claiming;
+                self.leases.queue.push(id);
+            }
+            // A value that is renewed and has just expired was changed by nobody.
+            Stage::Queued | Stage::Asked
+                if flight.lease.is_some()
+                    && (flight.renews.is_none() || self.now_ns < self.near.expires_ns(key)) =>
+            {
+                self.taint(id);
+            }
+            _ => {}
+        }
+    }
+
+    /// Answers those who wait for it, and keeps and writes nothing; who comes later starts anew.
+    pub(super) fn taint(&mut self, id: Id) {
+        let Some(flight) = self.flights.get_mut(id) else { return };
+        flight.tainted = true;
+        if self.by_key.get(&flight.key) == Some(&id) {
+            self.by_key.remove(&flight.key);
+        }
+    }
+
+    /// A connection that told of changes is lost, and with it what it would have told.
+    pub(super) fn taint_loads_of(&mut self, node: NodeIndex) {
+        let loading = |held: &&Holding| {
+            self.flights.get(held.flight).is_some_and(|flight| {
+                let loads = matches!(flight.stage, Stage::Queued | Stage::Asked);
+                loads && flight.lease == Some(held.token) && self.nodes.of(&flight.key) == node
+            })
+        };
+        let ids: Vec<Id> = self.leases.holding.iter().filter(loading).map(|held| held.flight).collect();
+        ids.into_iter().for_each(|id| self.taint(id));
     }
 
     /// No lease is to be had: it is loaded for those who wait, and not written.
@@ -296,7 +355,7 @@ impl Core {
         let long = self.leases.holding.iter().filter(age);
         let leases: Vec<(Bytes, u64)> =
             long.filter_map(|held| Some((flights.get(held.flight)?.key.clone(), held.token))).collect();
-        let lease_ms = self.leases.lease_ms();
+        let lease_ms = self.lease_ms();
         for (node, leases) in self.nodes.split(leases, |(key, _)| key) {
             for leases in leases.chunks(CLAIM_MAX) {
                 let command = Command::Extend { leases: leases.to_vec(), lease_ms };

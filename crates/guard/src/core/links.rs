@@ -149,6 +149,17 @@ impl Links {
         self.links.iter().map(|link| link.gets).sum()
     }
 
+    /// Keys of look-ups under way.
+    pub(super) fn keys_under_way(&self) -> usize {
+        let outstanding = self.links.iter().flat_map(|link| &link.outstanding);
+        outstanding
+            .map(|o| match &o.what {
+                What::Get(flights) | What::Hedge(flights) => flights.len(),
+                _ => 0,
+            })
+            .sum()
+    }
+
     pub(super) fn is_quiet(&self) -> bool {
         !self.open && self.links.iter().all(|link| link.state == State::Ready && link.outstanding.is_empty())
     }
@@ -322,6 +333,10 @@ impl Core {
                 What::Fill(flights) => self.filled(&flights, None),
                 What::Delete(keys) => self.deletes.again(keys),
             }
+        }
+        self.window_answered(node_of(id), None, now_ns);
+        if link.tracking {
+            self.taint_loads_of(node_of(id));
         }
         if asked {
             Counters::add(&self.counters.errors, 1);

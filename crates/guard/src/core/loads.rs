@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::leases::released;
-use super::{Core, Effect, Fill, Found, LeasedFill, LoadId, Loaded, Stage, ns};
+use super::{Core, Effect, Fault, Fill, Found, LeasedFill, LoadId, Loaded, Stage, ns};
 use crate::config::Lane;
 use crate::error::{GuardError, LoadError};
 use crate::lanes::{Lanes, Waiting};
@@ -135,7 +135,8 @@ impl Core {
 
     fn take_loaded(&mut self, flights: &[Id], values: Vec<Option<Bytes>>, asked_ns: u64, now_ns: u64) {
         let leased = self.leases.in_use(now_ns);
-        let (mut plain, mut under_lease, mut absent) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut plain, mut under_lease, mut absent, mut back) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (id, value) in flights.iter().zip(values) {
             self.count_waiters(*id);
             let Some(flight) = self.flights.get(*id) else { continue };
@@ -144,6 +145,9 @@ impl Core {
             let kept = can_fill && !flight.tainted && !self.deletes.is_deleting(&flight.key);
             let lease = flight.lease.filter(|_| kept);
             match (value, lease) {
+                (Some(value), Some(_)) if self.planted.is(Fault::StaleFillAfterDelete) => {
+                    plain.extend(self.plain_fill(*id, value, asked_ns, now_ns).map(|fill| (fill, *id)));
+                }
                 (Some(value), Some(token)) => {
                     let fill = self.leased_fill(*id, value, token, asked_ns, now_ns);
                     under_lease.extend(fill.map(|fill| (fill, Some(*id))));
@@ -153,14 +157,18 @@ impl Core {
                 }
                 (value, lease) => {
                     if let (None, Some(token)) = (&value, lease) {
-                        let ttl_ms = (ns(self.config.negative_ttl) / 1_000_000).max(1);
+                        let ttl_ms = (ns(self.negative_ttl()) / 1_000_000).max(1);
                         let found = Found::Absent { ttl_ms };
                         absent.push((LeasedFill { found, ..released(flight, token) }, None));
+                    }
+                    if let (None, Some(token)) = (lease, flight.lease) {
+                        back.push((released(flight, token), None));
                     }
                     self.land(*id, &Ok(value), now_ns);
                 }
             }
         }
+        self.fill_leased(back, now_ns);
         if !plain.is_empty() {
             self.fill(plain, now_ns);
         }

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use super::links::Links;
+use super::window::Window;
 use super::{Core, Effect, LinkId};
 use crate::config::Lane;
 use crate::lanes::{Lanes, Waiting};
@@ -32,6 +33,7 @@ pub(super) struct Node {
     pub(super) used: bool,
     pub(super) links: Links,
     pub(super) lanes: Lanes,
+    pub(super) window: Window,
 }
 
 #[derive(Debug)]
@@ -99,7 +101,7 @@ impl Nodes {
     fn add(&mut self, place: Option<Place>) {
         let first_link = (self.list.len() as u64) << NODE_SHIFT;
         let (links, lanes) = (Links::new(first_link), Lanes::default());
-        self.list.push(Node { place, used: true, links, lanes });
+        self.list.push(Node { place, used: true, links, lanes, window: Window::default() });
     }
 
     pub(super) fn indices(&self) -> std::ops::Range<NodeIndex> {

@@ -4,8 +4,6 @@
 //! deletion goes to the receiving node once; a lease cannot be had there (a script on a key and its lease is answered TRYAGAIN until all is
 //! moved), so a claim waits for the move, up to 200 ms, and is then given up: the value is loaded and not written.
 
-use std::cmp::Reverse;
-
 use bytes::Bytes;
 
 use super::leases::released;
@@ -140,7 +138,7 @@ impl Core {
                     self.give_up_claim(id, now_ns);
                 } else {
                     let at = now_ns + self.spread(CLAIM_AGAIN_NS);
-                    self.leases.poll(Reverse((at, id)));
+                    self.hold_claim(id, at);
                 }
             }
         }

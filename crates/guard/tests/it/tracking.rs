@@ -2,10 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use herdsman_guard::{Guard, Lane};
+use herdsman_guard::{CacheUrl, Guard, GuardConfig, Lane, LoadError, Loader};
 use herdsman_host::RealClock;
 
 use crate::servers::{self, Record, guard, until};
@@ -99,4 +101,80 @@ fn without_news_of_changes_the_near_caches_own_expiry_is_the_bound() {
     println!("changed by another, no news: seen after {lags:.0?} ms, bound 330 ms");
     assert!(lags[7] >= 50.0 && lags[3] <= 380.0 && lags[7] <= 1_000.0, "{lags:?}");
     assert_eq!(guard.stats().changes, 0);
+}
+
+/// Reads `version:N` and answers when it is let.
+#[derive(Default)]
+struct Gate {
+    version: AtomicUsize,
+    loads: AtomicUsize,
+    closed: Mutex<()>,
+}
+
+impl Loader for Gate {
+    fn load(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, LoadError> {
+        let value = Bytes::from(format!("version:{}", self.version.load(Ordering::SeqCst)));
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        drop(self.closed.lock());
+        Ok(vec![Some(value); keys.len()])
+    }
+}
+
+/// One load of a key that another client changes meanwhile by these commands; what the key then holds, in the client's words.
+fn changed_while_loaded(port: u16, commands: &[&str]) -> (Arc<Gate>, Guard, String) {
+    let gate = Arc::new(Gate::default());
+    let config = GuardConfig {
+        cache: CacheUrl::parse(&format!("redis://127.0.0.1:{port}")).unwrap(),
+        ttl: Duration::from_secs(1),
+        ..GuardConfig::default()
+    };
+    let guard = Guard::open(config, Arc::clone(&gate) as Arc<dyn Loader>, RealClock::shared()).unwrap();
+    until("the cache tells of changes", || guard.explain().near == "the cache tells of changes");
+    let mut other = Other::new(port);
+    other.say("DEL treasure:1 herdsman:lease:treasure:1");
+    std::thread::scope(|scope| {
+        let closed = gate.closed.lock().unwrap();
+        let asker = scope.spawn(|| near(&guard));
+        until("the load has read", || gate.loads.load(Ordering::SeqCst) == 1);
+        gate.version.store(1, Ordering::SeqCst);
+        commands.iter().for_each(|command| drop(other.say(command)));
+        std::thread::sleep(Duration::from_millis(50));
+        drop(closed);
+        assert_eq!(asker.join().unwrap(), Some(Bytes::from_static(b"version:0")), "asked before the change");
+    });
+    until("the lease has ended", || other.say("EXISTS herdsman:lease:treasure:1") == ":0\r\n");
+    let kept = other.say("GET treasure:1");
+    (gate, guard, kept)
+}
+
+#[test]
+fn a_change_by_another_client_ends_the_lease_under_which_the_older_value_would_be_written() {
+    let Some(redis) = servers::redis() else { return };
+    for commands in [
+        &["SET treasure:1 theirs", "DEL treasure:1"][..],
+        &["SET treasure:1 theirs"],
+        &["DEL treasure:1 herdsman:lease:treasure:1"],
+    ] {
+        let (_, guard, kept) = changed_while_loaded(redis.port, commands);
+        let gone = commands.iter().any(|command| command.starts_with("DEL"));
+        assert_eq!(kept, if gone { "$-1\r\n" } else { "$6\r\ntheirs\r\n" }, "{commands:?}");
+        let now = if gone { "version:1" } else { "theirs" };
+        assert_eq!(near(&guard), Some(Bytes::from(now)), "{commands:?}: nothing older is near");
+    }
+}
+
+#[test]
+fn a_plain_delete_of_a_key_that_is_not_there_is_bounded_by_the_time_to_live() {
+    let Some(redis) = servers::redis() else { return };
+    let clock = RealClock::shared();
+    let (_, guard, kept) = changed_while_loaded(redis.port, &["DEL treasure:1"]);
+    // Redis says nothing of it to anybody: if this fails one day, the bound can go.
+    assert_eq!(kept, "$9\r\nversion:0\r\n");
+    let written_ns = clock.monotonic_ns();
+    until("the older value has expired", || near(&guard) == Some(Bytes::from_static(b"version:1")));
+    let stale_ms = (clock.monotonic_ns() - written_ns) / 1_000_000;
+    println!(
+        "a plain DEL of an absent key while it was loaded: the older value was answered for {stale_ms} ms, ttl 1,000 ms"
+    );
+    assert!(stale_ms <= 1_100 + 100, "{stale_ms} ms");
 }

@@ -4,14 +4,15 @@ use std::process::Command;
 use std::time::Duration;
 
 use clap::Args;
-use herdsman_guard::bench::{HerdConfig, HerdRow, SweepConfig, SweepRow, Way};
+use herdsman_guard::bench::{HerdConfig, HerdRow, LanesConfig, LanesRow, SweepConfig, SweepRow, Way};
 
 use crate::failure::Failure;
 
-/// Look-ups through the guard, mostly near hits with repeated keys; with `--sweep` the tuner against fixed settings.
+/// Look-ups through the guard, mostly near hits with repeated keys; with `--sweep` the tuner against fixed settings,
+/// with `--lanes` urgent, normal and bulk look-ups when more is asked than the cache can do.
 #[derive(Args)]
 pub struct GuardBench {
-    /// Seconds (without --sweep)
+    /// Seconds (without --sweep); of each load with --lanes
     #[arg(long, default_value_t = 5)]
     seconds: u64,
     /// A cache URL instead of the embedded cache
@@ -20,6 +21,12 @@ pub struct GuardBench {
     /// The tuner in turns with fixed batch sizes, lingers and connections, behind simulated round trips
     #[arg(long)]
     sweep: bool,
+    /// Three loads, two of them 1.5 × what the line to the cache carries, behind the first of the simulated round trips
+    #[arg(long, conflicts_with = "sweep")]
+    lanes: bool,
+    /// Keys per second that this line carries
+    #[arg(long, default_value_t = 30_000.0)]
+    capacity: f64,
     /// Simulated round trips, microseconds
     #[arg(long, value_delimiter = ',', default_values_t = [500, 2_000])]
     rtts: Vec<u64>,
@@ -39,6 +46,9 @@ impl GuardBench {
     pub fn run(self) -> Result<(), Failure> {
         if self.sweep {
             return self.compare();
+        }
+        if self.lanes {
+            return self.flood();
         }
         let cache = herdsman_guard::CacheUrl::parse(&self.cache).map_err(Failure::usage)?;
         let report = herdsman_guard::bench::lookups(cache, Duration::from_secs(self.seconds))?;
@@ -64,6 +74,52 @@ impl GuardBench {
         })?;
         refused.map_or(Ok(()), Err)
     }
+}
+
+impl GuardBench {
+    fn flood(self) -> Result<(), Failure> {
+        let config = LanesConfig {
+            cache: self.cache,
+            rtt: Duration::from_micros(self.rtts.first().copied().unwrap_or(500)),
+            capacity: self.capacity,
+            time: Duration::from_secs(self.seconds.max(1)),
+        };
+        if !self.json {
+            println!(
+                "{:<14}{:<8}{:>10}{:>13}{:>12}{:>9}{:>9}{:>13}{:>8}",
+                "load",
+                "lane",
+                "asked/s",
+                "answered/s",
+                "refused/s",
+                "p50 us",
+                "p99 us",
+                "most queued",
+                "window"
+            );
+        }
+        herdsman_guard::bench::lanes(&config, |row| print_lane(row, self.json))?;
+        Ok(())
+    }
+}
+
+fn print_lane(row: &LanesRow, json: bool) {
+    if json {
+        println!("{}", serde_json::to_string(row).unwrap_or_default());
+        return;
+    }
+    println!(
+        "{:<14}{:<8}{:>10.0}{:>13.0}{:>12.0}{:>9}{:>9}{:>13}{:>8}",
+        row.load,
+        row.lane.to_string(),
+        row.asked_per_s,
+        row.answered_per_s,
+        row.refused_per_s,
+        row.p50_us,
+        row.p99_us,
+        row.queued_most,
+        row.window_keys.map_or("-".into(), |keys| keys.to_string())
+    );
 }
 
 fn print_lines(rows: &[SweepRow]) -> Result<(), Failure> {

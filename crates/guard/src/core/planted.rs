@@ -1,0 +1,50 @@
+//! Faults planted on purpose, one at a time, so that the trials can be seen to find them. Outside tests and the feature `trial` there is none, and
+//! every question for one is answered when it is compiled.
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(any(test, feature = "trial")), allow(dead_code, reason = "only trials plant"))]
+pub(crate) enum Fault {
+    LeaseHeldByTheDead,
+    NegativeCacheNeverExpires,
+    StaleFillAfterDelete,
+    TwoFlightsForOneKey,
+    ReplyToTheWrongRequest,
+    LaneStarvation,
+    TunerOscillates,
+}
+
+/// The fault in force.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Planted {
+    #[cfg(any(test, feature = "trial"))]
+    fault: Option<Fault>,
+}
+
+impl Planted {
+    #[cfg(any(test, feature = "trial"))]
+    pub(super) fn is(self, fault: Fault) -> bool {
+        self.fault == Some(fault)
+    }
+
+    #[cfg(not(any(test, feature = "trial")))]
+    pub(super) fn is(self, _: Fault) -> bool {
+        false
+    }
+}
+
+#[cfg(any(test, feature = "trial"))]
+impl super::Core {
+    /// With this fault.
+    pub(crate) fn with_planted(mut self, fault: Option<Fault>) -> Self {
+        self.planted.fault = fault;
+        if fault == Some(Fault::TunerOscillates) {
+            self.tuner.keeps_whatever_it_tries();
+        }
+        self
+    }
+
+    /// Counts keys as handed over, as the callers' side does.
+    pub(crate) fn pending(&self, lane: crate::config::Lane, keys: usize) {
+        self.counters.pending(lane).fetch_add(keys, std::sync::atomic::Ordering::Relaxed);
+    }
+}
