@@ -1,9 +1,11 @@
 //! The rows of the ledger, a file or a folder each.
 
+mod simulation;
+
 use crate::Row;
 
 /// All rows, in the order in which they are listed.
-pub const ROWS: &[Row] = &[];
+pub const ROWS: &[Row] = &[simulation::SHORT, simulation::LONG, simulation::DETERMINISM];
 
 /// The row called `name`.
 #[must_use]

@@ -5,7 +5,6 @@
 use herdsman_sim::{Order, rows};
 
 /// Runs a row's change figure from seed 1; a row's own test names it.
-#[allow(dead_code, reason = "used by each row's test")]
 fn change(name: &str) {
     let row = rows::find(name).unwrap();
     let outcome = (row.run)(&Order { from: 1, count: row.change });
@@ -16,4 +15,19 @@ fn change(name: &str) {
         }
         Err(failure) => panic!("{name}, seed {}: {}", failure.seed, failure.what),
     }
+}
+
+#[test]
+fn simulation() {
+    change("simulation");
+}
+
+#[test]
+fn simulation_long() {
+    change("simulation-long");
+}
+
+#[test]
+fn determinism() {
+    change("determinism");
 }
