@@ -1,11 +1,12 @@
 //! The rows of the ledger, a file or a folder each.
 
+mod planted;
 mod simulation;
 
 use crate::Row;
 
 /// All rows, in the order in which they are listed.
-pub const ROWS: &[Row] = &[simulation::SHORT, simulation::LONG, simulation::DETERMINISM];
+pub const ROWS: &[Row] = &[simulation::SHORT, simulation::LONG, simulation::DETERMINISM, planted::PLANTED];
 
 /// The row called `name`.
 #[must_use]

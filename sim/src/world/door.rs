@@ -29,6 +29,8 @@ use herdsman_wire::kafka_protocol::messages::{
 use herdsman_wire::kafka_protocol::protocol::StrBytes;
 use herdsman_wire::{FetchReply, Handler, Head, Peer, Reply, Request, ShareExtras};
 
+use super::plant::Fault;
+
 /// Transactions are given up by the broker after this time.
 pub const TRANSACTION_TIMEOUT_MS: i32 = 4_000;
 /// Versions spoken: the newest that name topics by name; transactions are those of KIP-890.
@@ -196,16 +198,17 @@ pub struct Door {
     pub broker: Arc<Broker>,
     peer: Arc<Peer>,
     session: <Broker as Handler>::Session,
+    planted: Option<Fault>,
 }
 
 impl Door {
     /// Connects.
     #[must_use]
-    pub fn new(broker: Broker) -> Self {
+    pub fn new(broker: Broker, planted: Option<Fault>) -> Self {
         let local = std::net::SocketAddr::from(([127, 0, 0, 1], 9092));
         let peer = Arc::new(Peer { id: 0, remote: local, local, listener: Arc::default(), subject: None });
         let session = broker.connect(&peer);
-        Self { broker: Arc::new(broker), peer, session }
+        Self { broker: Arc::new(broker), peer, session, planted }
     }
 
     fn call(&mut self, (api, version, body): (ApiKey, i16, RequestKind)) -> Result<Reply, String> {
@@ -275,7 +278,12 @@ impl Door {
     ) -> Result<Page, String> {
         let reply = self.fetch(&[(at.clone(), offset)], committed, max_bytes, (0, -1))?;
         let mut partitions = reply.topics.into_iter().flat_map(|topic| topic.partitions);
-        partitions.next().ok_or_else(|| format!("a fetch of {at} without an answer")).and_then(page_of)
+        let partition = partitions.next().ok_or_else(|| format!("a fetch of {at} without an answer"))?;
+        let mut page = page_of(partition)?;
+        if let Some(fault) = self.planted {
+            fault.on_page(&mut page, &at.topic, committed);
+        }
+        Ok(page)
     }
 }
 

@@ -9,6 +9,7 @@
 pub mod check;
 pub mod client;
 pub mod door;
+pub mod plant;
 pub mod truth;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use herdsman_record::TopicPartition;
 use crate::Tally;
 use client::{Producer, Style};
 use door::{Answer, Ask, Door};
+use plant::{Fault, FaultyDisk};
 use truth::{Kind, Part, Truth};
 
 /// Wall clock at the beginning, ms since the Unix epoch.
@@ -79,6 +81,7 @@ pub struct World {
     clock: Arc<SimClock>,
     log_config: LogConfig,
     power: Power,
+    planted: Option<Fault>,
     door: Option<Door>,
     truth: Truth,
     producers: Vec<Producer>,
@@ -108,7 +111,7 @@ impl World {
     ///
     /// # Errors
     /// The broker does not open, or a topic is refused.
-    pub fn new(number: u64, pace: &Pace) -> Result<Self, String> {
+    pub fn new(number: u64, pace: &Pace, planted: Option<Fault>) -> Result<Self, String> {
         let mut seed = Seed::new(number).stream("world");
         let power = [Power::Stays, Power::GoesAllSynced, Power::Goes][seed.index(3)];
         let defaults = if power == Power::Stays { &[][..] } else { &[("flush.messages", "1")] };
@@ -130,6 +133,7 @@ impl World {
             clock: Arc::new(SimClock::new(BEGIN_MS)),
             log_config,
             power,
+            planted,
             door: None,
             truth: Truth { window_ms: pace.window_ms, tombstones_ms: 5_000, ..Truth::default() },
             producers: styles.map(|(style, tid)| Producer::new(style, tid)).into(),
@@ -182,6 +186,11 @@ impl World {
         for (name, kind, partitions, set) in topics {
             let mut set = configs(set);
             set.retain(|_, value| !value.is_empty());
+            for (key, value) in &mut set {
+                if let Some(instead) = self.planted.and_then(|fault| fault.on_config(key)) {
+                    *value = instead.to_owned();
+                }
+            }
             if kind != Kind::Expiring {
                 set.insert("retention.ms".to_owned(), "-1".to_owned());
             }
@@ -214,11 +223,11 @@ impl World {
             ..BrokerConfig::default()
         };
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
-        let disk = Arc::new(self.disk.clone());
+        let disk = Arc::new(FaultyDisk(self.disk.clone(), self.planted));
         let opened = Broker::open(disk, Path::new("/data"), clock, self.log_config.clone(), config);
         let (broker, report) = opened.map_err(|error| format!("the broker does not open: {error}"))?;
         self.note(|| format!("open: {report:?}"));
-        Ok(Door::new(broker))
+        Ok(Door::new(broker, self.planted))
     }
 
     /// Takes an event into the fingerprint.
@@ -241,7 +250,10 @@ impl World {
         let Some(door) = &mut self.door else { return Ok(None) };
         self.requests += 1;
         self.truth.before(ask, now_ms)?;
-        let answer = door.ask(ask);
+        let answer = match self.planted {
+            None => door.ask(ask),
+            Some(fault) => ask_with(fault, door, ask, &self.truth, self.restarts > 0),
+        };
         let alive = !self.disk.is_dead();
         let answer = match answer {
             Ok(answer) => answer,
@@ -346,6 +358,9 @@ impl World {
         let Some(door) = &mut self.door else { return Ok(()) };
         door.broker.tick();
         let outcome = door.broker.maintain().map_err(|error| error.to_string());
+        if self.planted == Some(Fault::ActiveSegmentDeleted) {
+            let _ = door.broker.log().delete_records_before(&TopicPartition::new("expiring", 0), -1);
+        }
         if self.disk.is_dead() {
             return self.restart(false);
         }
@@ -413,12 +428,43 @@ impl World {
     }
 }
 
+/// Asks over a door with a fault.
+fn ask_with(
+    fault: Fault,
+    door: &mut Door,
+    ask: &Ask,
+    truth: &Truth,
+    after_start: bool,
+) -> Result<Answer, String> {
+    let (present, is_known, end) = match ask {
+        Ask::End { tid, .. } => (truth.claims.get(tid).copied(), false, 0),
+        Ask::Produce { tid, sent, at, .. } => {
+            let present = tid.as_ref().and_then(|tid| truth.claims.get(tid).copied());
+            let end = door.broker.log().offsets(at).map_or(0, |(_, end)| end);
+            (present, after_start && truth.sents[*sent].base.is_some(), end)
+        }
+        _ => (None, false, 0),
+    };
+    let Some(asked) = fault.on_request(ask, present, is_known) else { return Ok(Answer::default()) };
+    let mut answer = door.ask(&asked)?;
+    fault.on_answer(ask, &mut answer, end, after_start);
+    Ok(answer)
+}
+
 /// Lives one seed.
 ///
 /// # Errors
 /// What was promised and what was seen, with the last events before.
 pub fn live(number: u64, pace: &Pace) -> Result<Outcome, String> {
-    let mut world = World::new(number, pace)?;
+    live_with(number, pace, None)
+}
+
+/// Lives one seed with a fault planted.
+///
+/// # Errors
+/// As [`live`].
+pub fn live_with(number: u64, pace: &Pace, planted: Option<Fault>) -> Result<Outcome, String> {
+    let mut world = World::new(number, pace, planted)?;
     world.keeps_trace = std::env::var_os("HERDSMAN_SIM_TRACE").is_some();
     if let Err(why) = world.run(pace) {
         return Err(format!("{why}\nlast events:\n  {}", world.trace.join("\n  ")));

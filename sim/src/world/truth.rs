@@ -143,6 +143,8 @@ pub struct Truth {
     pub txns: Vec<Txn>,
     /// Committed offsets.
     pub groups: BTreeMap<(String, TopicPartition), Held>,
+    /// The present producer of each transactional id.
+    pub claims: BTreeMap<String, Claim>,
     /// Where each event id stands: partition, offset, when it was accepted.
     pub events: BTreeMap<u64, (usize, i64, i64)>,
     /// Event ids that an aborted transaction gave back: what was dropped for them meanwhile is not written after all.
@@ -231,6 +233,9 @@ impl Truth {
     ) -> Result<(), String> {
         let done = answer.code == 0 && alive;
         let doubt = !alive || is_doubt(answer.code);
+        if let (true, Ask::Init { tid: Some(tid) } | Ask::End { tid, .. }) = (done, ask) {
+            self.claims.insert(tid.clone(), answer.claim);
+        }
         match ask {
             Ask::Produce { sent, .. } if done => self.acknowledge(*sent, answer.offset, door, now_ms)?,
             Ask::Produce { sent, .. } => self.sents[*sent].doubts += u32::from(doubt),

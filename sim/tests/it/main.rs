@@ -31,3 +31,8 @@ fn simulation_long() {
 fn determinism() {
     change("determinism");
 }
+
+#[test]
+fn planted() {
+    change("planted");
+}
