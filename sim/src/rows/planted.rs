@@ -1,9 +1,9 @@
 //! Whether the simulation sees what it is to see: known faults, one after another, each to be found within 2,000 seeds.
 //!
-//! Twenty of the forty of the trust page are planted here, at the doors of the broker (see `world::plant`). Not here: index ahead of
+//! Twenty-two of the forty of the trust page are planted here, at the doors of the broker (see `world::plant`). Not here: index ahead of
 //! log, corrupt middle, lock after open, misdirected writes (the rows of rot and failing disks); marker with an equal epoch (that
-//! of late transaction messages); sequence wrap and truncation below the high watermark, which no door can show; a commit lost by
-//! a rebalance, for the simulation has no group members yet; all of SQL, mirror and guard.
+//! of late transaction messages); sequence wrap and truncation below the high watermark, which no door can show; all of SQL,
+//! mirror and guard.
 
 use herdsman_host::{Clock as _, RealClock};
 

@@ -249,7 +249,12 @@ impl World {
         let ask = if self.seed.one_in(3) {
             Ask::Committed { group, at }
         } else {
-            Ask::Commit { group, at, offset: i64::try_from(self.seed.below(1_000)).unwrap_or(0) }
+            Ask::Commit {
+                group,
+                member: None,
+                at,
+                offset: i64::try_from(self.seed.below(1_000)).unwrap_or(0),
+            }
         };
         match self.send(&ask)? {
             Some(answer) if is_doubt(answer.code) => self.trouble(),

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use herdsman_broker::Broker;
 use herdsman_record::{Batch, TopicPartition};
+use herdsman_wire::kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions;
 use herdsman_wire::kafka_protocol::messages::delete_records_request::{
     DeleteRecordsPartition, DeleteRecordsTopic,
 };
@@ -22,12 +23,13 @@ use herdsman_wire::kafka_protocol::messages::txn_offset_commit_request::{
     TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
 use herdsman_wire::kafka_protocol::messages::{
-    ApiKey, DeleteRecordsRequest, DescribeTransactionsRequest, EndTxnRequest, FetchRequest, GroupId,
-    InitProducerIdRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, ProducerId, RequestKind,
-    ResponseKind, TopicName, TransactionalId, TxnOffsetCommitRequest,
+    ApiKey, ConsumerGroupHeartbeatRequest, DeleteRecordsRequest, DescribeTransactionsRequest, EndTxnRequest,
+    FetchRequest, GroupId, InitProducerIdRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest,
+    ProducerId, RequestKind, ResponseKind, TopicName, TransactionalId, TxnOffsetCommitRequest,
 };
 use herdsman_wire::kafka_protocol::protocol::StrBytes;
 use herdsman_wire::{FetchReply, Handler, Head, Peer, Reply, Request, ShareExtras};
+use uuid::Uuid;
 
 use super::plant::Fault;
 
@@ -52,8 +54,10 @@ pub enum Ask {
     End { tid: String, txn: usize, claim: Claim, commit: bool },
     /// Offsets of a group within a transaction.
     TxnOffset { tid: String, txn: usize, claim: Claim, group: String, at: TopicPartition, offset: i64 },
-    /// Offsets of a group without members.
-    Commit { group: String, at: TopicPartition, offset: i64 },
+    /// Offsets of a group; a member names itself and its epoch.
+    Commit { group: String, member: Option<(String, i32)>, at: TopicPartition, offset: i64 },
+    /// A member of a consumer group of `topic` shows that it lives. `owned`: the topic's id, and the partitions it has of it.
+    Beat { group: String, member: String, epoch: i32, topic: String, owned: Option<([u8; 16], Vec<i32>)> },
     /// What a group has committed.
     Committed { group: String, at: TopicPartition },
     /// Records below `offset` go.
@@ -73,6 +77,10 @@ pub struct Answer {
     pub claim: Claim,
     /// State of a transaction.
     pub state: String,
+    /// Epoch of a member.
+    pub epoch: i32,
+    /// A member's partitions, by topic id, if they changed.
+    pub assigned: Option<Vec<([u8; 16], Vec<i32>)>>,
 }
 
 /// What a fetch of one partition gave.
@@ -154,7 +162,8 @@ impl Ask {
                     .with_topics(vec![topics]);
                 (ApiKey::TxnOffsetCommit, 5, body.into())
             }
-            Self::Commit { group, at, offset } => {
+            Self::Commit { group, member, at, offset } => {
+                let (member, epoch) = member.as_ref().map_or(("", -1), |(id, epoch)| (id.as_str(), *epoch));
                 let partition = OffsetCommitRequestPartition::default()
                     .with_partition_index(at.partition)
                     .with_committed_offset(*offset);
@@ -162,7 +171,8 @@ impl Ask {
                     OffsetCommitRequestTopic::default().with_name(topic(at)).with_partitions(vec![partition]);
                 let body = OffsetCommitRequest::default()
                     .with_group_id(group_id(group))
-                    .with_generation_id_or_member_epoch(-1)
+                    .with_member_id(text(member))
+                    .with_generation_id_or_member_epoch(epoch)
                     .with_topics(vec![topics]);
                 (ApiKey::OffsetCommit, 9, body.into())
             }
@@ -182,6 +192,21 @@ impl Ask {
                 let topics =
                     DeleteRecordsTopic::default().with_name(topic(at)).with_partitions(vec![partition]);
                 (ApiKey::DeleteRecords, 2, DeleteRecordsRequest::default().with_topics(vec![topics]).into())
+            }
+            Self::Beat { group, member, epoch, topic, owned } => {
+                let joins = *epoch == 0;
+                let owned = owned.as_ref().map(|(id, partitions)| {
+                    let id = Uuid::from_bytes(*id);
+                    vec![TopicPartitions::default().with_topic_id(id).with_partitions(partitions.clone())]
+                });
+                let body = ConsumerGroupHeartbeatRequest::default()
+                    .with_group_id(group_id(group))
+                    .with_member_id(text(member))
+                    .with_member_epoch(*epoch)
+                    .with_rebalance_timeout_ms(if joins { 3_000 } else { -1 })
+                    .with_subscribed_topic_names(joins.then(|| vec![TopicName(text(topic))]))
+                    .with_topic_partitions(if joins { Some(Vec::new()) } else { owned });
+                (ApiKey::ConsumerGroupHeartbeat, 1, body.into())
             }
             Self::Describe { tid } => {
                 let body =
@@ -344,6 +369,13 @@ fn read(reply: ResponseKind) -> Option<Answer> {
             let one = reply.transaction_states.into_iter().next()?;
             let state = one.transaction_state.to_string();
             Answer { code: one.error_code, claim: (one.producer_id.0, one.producer_epoch), state, ..none }
+        }
+        ResponseKind::ConsumerGroupHeartbeat(reply) => {
+            let assigned = reply.assignment.map(|assignment| {
+                let topics = assignment.topic_partitions.into_iter();
+                topics.map(|topic| (topic.topic_id.into_bytes(), topic.partitions)).collect()
+            });
+            Answer { code: reply.error_code, epoch: reply.member_epoch, assigned, ..none }
         }
         _ => return None,
     })

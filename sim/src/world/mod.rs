@@ -9,7 +9,9 @@
 pub mod check;
 pub mod client;
 pub mod door;
+pub mod group;
 pub mod plant;
+pub mod session;
 pub mod truth;
 
 use std::collections::BTreeMap;
@@ -25,7 +27,9 @@ use herdsman_record::TopicPartition;
 use crate::Tally;
 use client::{Producer, Style};
 use door::{Answer, Ask, Door};
+use group::Member;
 use plant::{Fault, FaultyDisk};
+use session::SessionReader;
 use truth::{Kind, Part, Truth};
 
 /// Wall clock at the beginning, ms since the Unix epoch.
@@ -87,6 +91,8 @@ pub struct World {
     producers: Vec<Producer>,
     /// Position of each reader in each partition; those with an odd number read committed records.
     readers: Vec<Vec<i64>>,
+    session_reader: SessionReader,
+    members: Vec<Member>,
     /// Requests that come once more, later.
     late: Vec<Ask>,
     maintained_ms: u64,
@@ -138,6 +144,8 @@ impl World {
             truth: Truth { window_ms: pace.window_ms, tombstones_ms: 5_000, ..Truth::default() },
             producers: styles.map(|(style, tid)| Producer::new(style, tid)).into(),
             readers: Vec::new(),
+            session_reader: SessionReader::default(),
+            members: [(); 3].map(|()| Member::default()).into(),
             late: Vec::new(),
             maintained_ms: 0,
             expiring_ms: if pace.ms == u64::MAX { 2_000 } else { 60_000 },
@@ -397,11 +405,16 @@ impl World {
         let ms = self.seed.below(pace.step_ms);
         self.pass(ms)?;
         match self.seed.below(100) {
-            0..60 => {
+            0..8 => {
+                let number = self.seed.index(self.members.len());
+                self.member(number)
+            }
+            8..13 => self.read_in_session(),
+            13..63 => {
                 let number = self.seed.index(self.producers.len());
                 self.produce(number)
             }
-            60..80 => {
+            63..80 => {
                 let number = self.seed.index(self.readers.len());
                 self.read(number)
             }

@@ -55,10 +55,14 @@ pub enum Fault {
     WindowTooShort,
     /// A reader is told the wrong offset.
     ReplyToOtherRequest,
+    /// A member that lost its partition commits for it.
+    CommitOfOldMember,
+    /// An incremental fetch leaves out a partition that has news.
+    FetchSessionStale,
 }
 
 /// All of them, with the name in the ledger.
-pub const FAULTS: [(Fault, &str); 20] = [
+pub const FAULTS: [(Fault, &str); 22] = [
     (Fault::AckBeforeWrite, "ack_before_write"),
     (Fault::AckBeforeSync, "ack_before_sync"),
     (Fault::SyncErrorRetried, "sync_error_retried"),
@@ -79,6 +83,8 @@ pub const FAULTS: [(Fault, &str); 20] = [
     (Fault::FetchStale, "fetch_stale"),
     (Fault::WindowTooShort, "window_too_short"),
     (Fault::ReplyToOtherRequest, "reply_to_other_request"),
+    (Fault::CommitOfOldMember, "commit_of_old_member"),
+    (Fault::FetchSessionStale, "fetch_session_stale"),
 ];
 
 /// A simulated disk that may carry a fault.
@@ -183,10 +189,11 @@ impl Fault {
             }
             (Self::EndOfOldEpoch, Ask::End { claim, .. }) => *claim = present.unwrap_or(*claim),
             (Self::CommitLost, Ask::Commit { offset, .. }) if *offset % 3 == 0 => return None,
+            (Self::CommitOfOldMember, Ask::Commit { member, .. }) => *member = None,
             (Self::StartAboveDeleted, Ask::Delete { offset, .. }) => *offset += 1,
             (Self::OffsetsOutsideTransaction, Ask::TxnOffset { group, at, offset, .. }) => {
                 let (group, at, offset) = (group.clone(), at.clone(), *offset);
-                return Some(Ask::Commit { group, at, offset });
+                return Some(Ask::Commit { group, member: None, at, offset });
             }
             _ => {}
         }

@@ -262,8 +262,12 @@ impl Truth {
                 }
                 txn.offsets.push(((group.clone(), at.clone(), *offset), !done));
             }
-            Ask::Commit { group, at, offset, .. } if done || doubt => {
+            Ask::Commit { group, at, offset, member } if done || doubt => {
                 let held = self.held(group, at);
+                // a member commits behind what it found committed: below that is only one that lost the partition
+                if done && member.is_some() && *offset < held.value {
+                    return Err(format!("{member:?} of {group} commits {offset} for {at}, after {held:?}"));
+                }
                 if done {
                     *held = Held { value: *offset, maybe: Vec::new() };
                 } else {
