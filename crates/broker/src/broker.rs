@@ -35,8 +35,6 @@ use crate::transactions::Transactions;
 const TICK: Duration = Duration::from_millis(50);
 /// Ticks between two rounds of retention and `flush.ms`.
 const TICKS_PER_MAINTENANCE: u32 = 20;
-/// Growth of a partition after which its producers are kept in a snapshot.
-const PRODUCERS_KEPT_EVERY_BYTES: u64 = 64 << 20;
 
 /// Settings of the broker, in Kafka's words.
 #[derive(Debug, Clone)]
@@ -57,6 +55,8 @@ pub struct BrokerConfig {
     pub dedupe_memory_bytes: usize,
     /// Size of `__consumer_offsets` at which it is compacted, bytes.
     pub offsets_bytes_max: u64,
+    /// Growth of a partition after which its producers are kept in a snapshot, bytes: what a start reads back at most.
+    pub producers_kept_every_bytes: u64,
     /// Limits of groups that use the classic protocol.
     pub groups: GroupConfig,
     /// Limits of groups that use the consumer protocol.
@@ -80,6 +80,7 @@ impl Default for BrokerConfig {
             fetch_bytes_max: 57_671_680,
             dedupe_memory_bytes: MEMORY_BYTES_DEFAULT,
             offsets_bytes_max: 64 << 20,
+            producers_kept_every_bytes: 64 << 20,
             groups: GroupConfig::default(),
             consumer_groups: ConsumerGroupConfig::default(),
             share_groups: ShareConfig::default(),
@@ -163,6 +164,7 @@ impl Broker {
         let shares = crate::share_offsets::load(&log, config.share_groups.clone())?;
         let groups = Coordinator::new(config.groups.clone());
         let consumer_groups = ConsumerGroups::new(config.consumer_groups.clone());
+        let first_producer_id = i64::try_from(log.random() >> 2).unwrap_or(0);
         Ok(Self {
             log,
             clock,
@@ -177,8 +179,9 @@ impl Broker {
             offsets: Mutex::new(offsets),
             waiting: Mutex::default(),
             tickets: AtomicU64::new(1),
-            // later than every id given out before a restart: at most 1,024 ids a millisecond are given on average
-            next_producer_id: AtomicI64::new(now_ms.saturating_mul(1024)),
+            // a place of its own among 2⁶² for each start: a clock may be set back, and an id given out twice would take the
+            // second producer's batches for the first one's, sent again
+            next_producer_id: AtomicI64::new(first_producer_id),
             compacted_bytes: AtomicU64::new(0),
             compacted_share_bytes: AtomicU64::new(0),
             compacted_transaction_bytes: AtomicU64::new(0),
@@ -308,8 +311,9 @@ impl Broker {
         self.compact_shares()?;
         self.compact_transactions()?;
         self.compact_topics();
-        self.keep_producers(PRODUCERS_KEPT_EVERY_BYTES)?;
+        self.keep_producers(self.config.producers_kept_every_bytes)?;
         self.report_repeats(false);
+        self.keep_producers_retained()?;
         self.log.maintain(self.clock.now_ms())?;
         Ok(())
     }
@@ -326,14 +330,33 @@ impl Broker {
         }
     }
 
+    /// Keeps what records that retention is about to delete say of their producers.
+    fn keep_producers_retained(&self) -> Result<(), BrokerError> {
+        let now_ms = self.clock.now_ms();
+        for topic in self.all_topics() {
+            for (index, state) in (0..).zip(&topic.states) {
+                let at = topic.partition(index)?;
+                state.keep_before(&self.log, &at, self.log.retained_from(&at, now_ms)?)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps the producers of every partition that grew by `bytes_grown`: what a start reads back is bounded by that.
-    fn keep_producers(&self, bytes_grown: u64) -> Result<(), BrokerError> {
+    pub(crate) fn keep_producers(&self, bytes_grown: u64) -> Result<(), BrokerError> {
         for topic in self.all_topics() {
             for (index, state) in (0..).zip(&topic.states) {
                 state.keep(&self.log, &topic.partition(index)?, bytes_grown)?;
             }
         }
         Ok(())
+    }
+
+    /// Acts on deadlines of groups that have passed. [`Broker::serve`] does it every 50 ms; without it the owner must.
+    pub fn tick(&self) {
+        self.tick_groups();
+        self.tick_consumer_groups();
+        self.tick_shares();
     }
 
     /// Makes everything durable.
@@ -383,9 +406,7 @@ impl Broker {
                     return done;
                 }
                 _ = tick.tick() => {
-                    self.tick_groups();
-                    self.tick_consumer_groups();
-                    self.tick_shares();
+                    self.tick();
                     ticks = ticks.wrapping_add(1);
                     if ticks.is_multiple_of(TICKS_PER_MAINTENANCE) {
                         let broker = Arc::clone(&self);

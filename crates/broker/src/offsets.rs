@@ -120,9 +120,7 @@ impl Broker {
                 let result = DeleteRecordsPartitionResult::default().with_partition_index(at.partition);
                 let done = match name.starts_with("__") {
                     true => Err(BrokerError::InternalTopic(name.to_string())),
-                    false => self
-                        .known_topic(&at)
-                        .and_then(|_| Ok(self.log.delete_records_before(&at, partition.offset)?)),
+                    false => self.delete_records(&at, partition.offset),
                 };
                 match done {
                     Ok(low_watermark) => result.with_low_watermark(low_watermark),
@@ -132,6 +130,14 @@ impl Broker {
             DeleteRecordsTopicResult::default().with_name(topic.name).with_partitions(partitions.collect())
         });
         DeleteRecordsResponse::default().with_topics(topics.collect())
+    }
+
+    /// Deletes records below `offset` (−1: all); returns the new log start.
+    fn delete_records(&self, at: &TopicPartition, offset: i64) -> Result<i64, BrokerError> {
+        let end = self.log.offsets(at)?.1;
+        let start = if offset == -1 { end } else { offset.min(end) };
+        self.state(at)?.keep_before(&self.log, at, start)?;
+        Ok(self.log.delete_records_before(at, offset)?)
     }
 
     pub(crate) fn on_leader_epoch(

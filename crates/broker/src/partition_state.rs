@@ -52,6 +52,8 @@ pub(crate) struct PartitionState {
     aborted: RwLock<Vec<Aborted>>,
     /// Bytes of the partition when its producers were last kept in a snapshot.
     kept_at_bytes: AtomicU64,
+    /// Offset of that snapshot.
+    kept_at: AtomicI64,
 }
 
 impl Default for PartitionState {
@@ -62,6 +64,7 @@ impl Default for PartitionState {
             has_transactions: AtomicBool::new(false),
             aborted: RwLock::default(),
             kept_at_bytes: AtomicU64::new(0),
+            kept_at: AtomicI64::new(0),
         }
     }
 }
@@ -77,7 +80,10 @@ impl PartitionState {
     pub(crate) fn lock(&self, log: &Log, at: &TopicPartition) -> Result<Locked<'_>, BrokerError> {
         let mut guard = lock(&self.producers);
         if guard.is_none() {
-            let (producers, aborted) = replay(log, at)?;
+            let (kept_at, producers, mut aborted) = replay(log, at)?;
+            let cleaned = log.cleaned_until(at)?;
+            aborted.retain(|one| one.last >= cleaned);
+            self.kept_at.store(kept_at, Ordering::Relaxed);
             // any producer may have had a transaction
             self.has_transactions
                 .store(!producers.all().is_empty() || !aborted.is_empty(), Ordering::Release);
@@ -145,25 +151,52 @@ impl PartitionState {
         if bytes.abs_diff(self.kept_at_bytes.load(Ordering::Relaxed)) < bytes_grown.max(1) {
             return Ok(());
         }
+        self.store(log, at)?;
+        self.kept_at_bytes.store(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Records below `start` are about to be deleted: what they say of producers is kept in a snapshot first, or a batch
+    /// that is sent again would be written again after a restart.
+    pub(crate) fn keep_before(&self, log: &Log, at: &TopicPartition, start: i64) -> Result<(), BrokerError> {
+        if start <= log.offsets(at)?.0 {
+            return Ok(());
+        }
+        self.load(log, at)?;
+        if start <= self.kept_at.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.store(log, at)
+    }
+
+    /// Writes a snapshot of the producers, if there are any.
+    fn store(&self, log: &Log, at: &TopicPartition) -> Result<(), BrokerError> {
         let start = log.offsets(at)?.0;
-        let snapshot = {
+        let (offset, snapshot) = {
             let guard = lock(&self.producers);
-            let Some(producers) = guard.as_ref() else { return Ok(()) };
+            let Some(producers) = guard.as_ref().filter(|producers| !producers.all().is_empty()) else {
+                return Ok(());
+            };
             let mut aborted = self.aborted.write().unwrap_or_else(PoisonError::into_inner);
             aborted.retain(|one| one.last >= start);
             // no batch of a producer is written while the guard is held: this is the state at that offset
-            Snapshot::of(log.offsets(at)?.1, producers, &aborted).encode()
+            let offset = log.offsets(at)?.1;
+            (offset, Snapshot::of(offset, producers, &aborted).encode())
         };
         // what a snapshot says must not outlive the records it says it of
         log.flush(at)?;
         log.store_producers(at, &snapshot)?;
-        self.kept_at_bytes.store(bytes, Ordering::Relaxed);
+        self.kept_at.store(offset, Ordering::Relaxed);
         Ok(())
     }
 
     /// Compacts the partition if enough of it is dirty.
     pub(crate) fn compact(&self, log: &Log, at: &TopicPartition, now_ms: i64) -> Result<(), BrokerError> {
         self.load(log, at)?;
+        // what was aborted below is gone since an earlier round, and its marker goes soon: a client that were told of it and
+        // met no marker would leave out all that the producer committed since
+        let cleaned = log.cleaned_until(at)?;
+        self.aborted.write().unwrap_or_else(PoisonError::into_inner).retain(|one| one.last >= cleaned);
         let stable = self.last_stable(log.offsets(at)?.1);
         let is_aborted = |header: &Header| {
             let found = self.aborted_in(header.base_offset, header.next_offset());
@@ -232,8 +265,8 @@ impl Locked<'_> {
     }
 }
 
-/// Producers and aborted transactions of a partition, from its snapshot and the batches behind it.
-fn replay(log: &Log, at: &TopicPartition) -> Result<(Producers, Vec<Aborted>), BrokerError> {
+/// The offset of the partition's snapshot; producers and aborted transactions from it and the batches behind it.
+fn replay(log: &Log, at: &TopicPartition) -> Result<(i64, Producers, Vec<Aborted>), BrokerError> {
     let stored = log.load_producers(at)?.and_then(|body| Snapshot::decode(&body));
     let (from, mut producers, mut aborted) = match stored {
         Some(snapshot) if snapshot.offset <= log.offsets(at)?.1 => snapshot.into_state(),
@@ -244,14 +277,14 @@ fn replay(log: &Log, at: &TopicPartition) -> Result<(Producers, Vec<Aborted>), B
         while next < range.end {
             let out = log.read(at, next, REPLAY_BYTES)?;
             let Some(last) = out.batches.last() else { break };
-            let begin = next;
             next = last.next_offset();
-            for batch in out.batches.iter().filter(|batch| batch.base_offset() >= begin) {
+            // the log may start within the first one: what is left of it belongs to its transaction all the same
+            for batch in &out.batches {
                 take_in(&mut producers, &mut aborted, batch, at)?;
             }
         }
     }
-    Ok((producers, aborted))
+    Ok((from, producers, aborted))
 }
 
 fn take_in(

@@ -3,6 +3,7 @@
 //! Order of locks: the transactional id (first batch of a transaction in a partition only), producers of the partition, then
 //! the topic's event ids, then the log. Ids are read before any lock.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -139,8 +140,10 @@ impl Broker {
         stamped: Option<i64>,
         before: impl Fn(i64),
     ) -> Result<ProduceOutcome, BrokerError> {
+        let tried = Cell::new(false);
         let put = |batch| {
             let put = self.log.append_with(at, |tail| {
+                tried.set(true);
                 before(tail.end);
                 Ok::<_, LogError>((Some(batch), ()))
             });
@@ -158,6 +161,11 @@ impl Broker {
         };
         // held until the log has the batch: an id is remembered if and only if its record is written
         let mut seen = lock(&dedupe.seen);
+        if seen.is_doubtful(ids) {
+            let reason = "an event id of the batch was in a write that failed and may stand after a restart"
+                .to_owned();
+            return Err(LogError::Closed { topic_partition: at.clone(), reason }.into());
+        }
         let fresh = seen.filter(ids, now_ms);
         let duplicates = u32::try_from(fresh.duplicates()).unwrap_or(u32::MAX);
         let repeats = &topic.counters.repeats;
@@ -175,8 +183,12 @@ impl Broker {
             Ok(None) => self.log.offsets(at).map(|(_, end)| end).map_err(BrokerError::from),
             Err(source) => Err(BrokerError::Corrupt { topic_partition: at.clone(), source }),
         };
-        if written.is_err() {
-            seen.forget(ids, &fresh);
+        match &written {
+            Ok(_) => {}
+            Err(error) if tried.get() && !matches!(error, BrokerError::Log(LogError::NoSpace { .. })) => {
+                seen.doubt(ids, &fresh);
+            }
+            Err(_) => seen.forget(ids, &fresh),
         }
         let base_offset = written?;
         let accepted = records - duplicates;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use herdsman_bus::{Bus, BusError, TopicSpec};
-use herdsman_host::{Clock, RealDisk, SimClock};
+use herdsman_host::{Clock, RealDisk, Seed, SimClock, SimDisk};
 use herdsman_log::LogConfig;
 use herdsman_record::{Batch, BatchBuilder, Compression, TopicPartition};
 use herdsman_wire::kafka_protocol::messages::*;
@@ -444,6 +444,65 @@ fn a_resent_idempotent_batch_is_answered_with_its_first_offset_also_after_a_rest
     assert_eq!(broker.produce(&at, batch(&["a", "b"], Some((7, 0)))).unwrap().base_offset, 1);
     assert_eq!(broker.produce(&at, batch(&["c"], Some((7, 2)))).unwrap().base_offset, 3);
     assert_eq!(values(&broker, &at), ["x", "a", "b", "c"]);
+}
+
+#[test]
+fn a_resent_batch_is_known_also_after_its_records_were_deleted_and_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let configs = [("segment.bytes", "1024"), ("retention.ms", "60000")];
+    let configs = configs.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let clock = Arc::new(SimClock::new(1_700_000_000_000));
+    let (by_client, by_age) = (TopicPartition::new("finds", 0), TopicPartition::new("finds", 1));
+    let long = "x".repeat(700);
+    {
+        let broker = open_at(dir.path(), Arc::clone(&clock) as Arc<dyn Clock>);
+        broker.create_topic("finds", 2, &BTreeMap::from(configs)).unwrap();
+        for at in [&by_client, &by_age] {
+            broker.produce(at, batch(&[&long], Some((7, 0)))).unwrap();
+            broker.produce(at, batch(&[&long], None)).unwrap();
+        }
+        let partition =
+            delete_records_request::DeleteRecordsPartition::default().with_partition_index(0).with_offset(-1);
+        let topic = delete_records_request::DeleteRecordsTopic::default()
+            .with_name(topic_name("finds"))
+            .with_partitions(vec![partition]);
+        broker.on_delete_records(DeleteRecordsRequest::default().with_topics(vec![topic]));
+        clock.advance_ns(61_000_000_000);
+        broker.maintain().unwrap();
+        assert_eq!(broker.log().offsets(&by_client).unwrap(), (2, 2));
+        assert_eq!(broker.log().offsets(&by_age).unwrap(), (1, 2));
+    }
+    let broker = open_at(dir.path(), clock);
+    for at in [&by_client, &by_age] {
+        assert_eq!(broker.produce(at, batch(&[&long], Some((7, 0)))).unwrap().base_offset, 0);
+        assert_eq!(broker.log().offsets(at).unwrap().1, 2, "nothing was written again");
+    }
+}
+
+#[test]
+fn an_event_id_of_a_failed_write_is_refused_until_a_restart_tells_whether_it_stands() {
+    let disk = SimDisk::new(&Seed::new(1));
+    let start = |disk: &SimDisk| {
+        let clock = Arc::new(SimClock::new(1_700_000_000_000));
+        let (log_config, config) = (LogConfig::default(), BrokerConfig::default());
+        Broker::open(Arc::new(disk.clone()), Path::new("/data"), clock, log_config, config).unwrap().0
+    };
+    let configs =
+        [("herdsman.dedupe.window.ms", "60000"), ("flush.messages", "1"), ("herdsman.event.id", "id")];
+    let configs = configs.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let (at, other) = (TopicPartition::new("finds", 0), TopicPartition::new("finds", 1));
+    let (one, two) = (r#"{"id":"1"}"#, r#"{"id":"2"}"#);
+    let broker = start(&disk);
+    broker.create_topic("finds", 2, &BTreeMap::from(configs)).unwrap();
+    broker.produce(&other, batch(&["{}"], None)).unwrap();
+    disk.fail_sync_in(1);
+    broker.produce(&at, batch(&[one], None)).unwrap_err();
+    assert_eq!(broker.produce(&other, batch(&[one], None)).unwrap_err().code(), 56);
+    assert_eq!(broker.produce(&other, batch(&[two], None)).unwrap().accepted, 1);
+    drop(broker);
+    let broker = start(&disk.kill());
+    assert_eq!(broker.produce(&other, batch(&[one], None)).unwrap().duplicates, 1, "it stands after all");
+    assert_eq!(values(&broker, &at), [one]);
 }
 
 #[test]

@@ -278,6 +278,79 @@ fn the_brokers_own_topics_stay_small_with_a_transaction_open_meanwhile() {
 }
 
 #[test]
+fn a_transaction_whose_first_records_were_deleted_is_aborted_whole_also_after_a_restart() {
+    let place = Place::new();
+    let claim = {
+        let broker = place.open();
+        broker.create_topic("finds", 2, &BTreeMap::new()).unwrap();
+        let claim = begin(&broker);
+        let within = Within { transactional_id: "copy", adds: true };
+        let both = batch(&["deleted", "not to be"], Some(claim), 0);
+        broker.produce_within(&finds(0), both, Some(within)).unwrap();
+        broker.log().delete_records_before(&finds(0), 1).unwrap();
+        claim
+    };
+    let broker = place.open();
+    assert_eq!(committed(&broker, &finds(0), 1), [""; 0], "the transaction is still open");
+    end(&broker, claim, Outcome::Abort);
+    assert_eq!(committed(&broker, &finds(0), 1), [""; 0]);
+    drop(broker);
+    assert_eq!(committed(&place.open(), &finds(0), 1), [""; 0]);
+}
+
+#[test]
+fn every_aborted_transaction_that_readers_are_told_of_has_its_marker_also_after_compaction() {
+    let place = Place::new();
+    let configs = [
+        ("cleanup.policy", "compact"),
+        ("segment.bytes", "1024"),
+        ("min.cleanable.dirty.ratio", "0.1"),
+        ("delete.retention.ms", "1000"),
+    ];
+    let configs = configs.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let mut broker = place.open();
+    broker.create_topic("finds", 1, &BTreeMap::from(configs)).unwrap();
+    let mut claim = begin(&broker);
+    let within = Within { transactional_id: "copy", adds: true };
+    for number in 0..60 {
+        let mut builder = BatchBuilder::new();
+        builder.producer(claim.producer_id, claim.producer_epoch, 0);
+        builder.attributes(0x10);
+        builder.append(NOW, Some(b"key"), Some(&[b'x'; 100]), &[]);
+        broker.produce_within(&finds(0), builder.finish(Compression::None).unwrap(), Some(within)).unwrap();
+        claim = end(&broker, claim, if number % 2 == 0 { Outcome::Abort } else { Outcome::Commit });
+        place.pass(Duration::from_secs(1));
+        broker.maintain().unwrap();
+        if number % 20 == 19 {
+            broker.keep_producers(0).unwrap();
+            drop(broker);
+            broker = place.open();
+        }
+        let told = broker.state(&finds(0)).unwrap().aborted_in(0, i64::MAX);
+        assert!(told.len() < 25, "{} are told of", told.len());
+        for one in told {
+            let batches = broker.log().read(&finds(0), one.last, 1).unwrap().batches;
+            let marker = batches.first().map(Batch::header);
+            assert!(
+                marker.is_some_and(|found| found.is_control() && found.base_offset == one.last),
+                "{one:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_producer_id_is_given_out_twice_though_the_clock_is_set_back() {
+    let place = Place::new();
+    let first = place.open().fresh_producer_id();
+    place.clock.jump_ms(-60_000);
+    let earlier = place.open().fresh_producer_id();
+    place.clock.jump_ms(60_000);
+    let same = place.open().fresh_producer_id();
+    assert!(first != earlier && first != same && earlier != same && first >= 0, "{first} {earlier} {same}");
+}
+
+#[test]
 fn an_event_id_of_an_aborted_transaction_is_accepted_again() {
     let place = Place::new();
     let configs = [("herdsman.event.id", "id"), ("herdsman.dedupe.window.ms", "3600000")];

@@ -1,6 +1,6 @@
 //! Time: wall clock for what users see, a monotonic clock for durations.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -43,26 +43,31 @@ impl Clock for RealClock {
 #[derive(Debug, Default)]
 pub struct SimClock {
     ns: AtomicU64,
-    epoch_ms: i64,
+    epoch_ms: AtomicI64,
 }
 
 impl SimClock {
     /// Starts at `epoch_ms` (milliseconds since the Unix epoch) on the wall, zero on the monotonic clock.
     #[must_use]
     pub fn new(epoch_ms: i64) -> Self {
-        Self { ns: AtomicU64::new(0), epoch_ms }
+        Self { ns: AtomicU64::new(0), epoch_ms: AtomicI64::new(epoch_ms) }
     }
 
     /// Moves both clocks forward by `ns` nanoseconds.
     pub fn advance_ns(&self, ns: u64) {
         self.ns.fetch_add(ns, Ordering::SeqCst);
     }
+
+    /// Somebody sets the wall clock forward or (below 0) back; the monotonic clock does not notice.
+    pub fn jump_ms(&self, ms: i64) {
+        self.epoch_ms.fetch_add(ms, Ordering::SeqCst);
+    }
 }
 
 impl Clock for SimClock {
     fn now_ms(&self) -> i64 {
         let elapsed_ms = i64::try_from(self.ns.load(Ordering::SeqCst) / 1_000_000).unwrap_or(i64::MAX);
-        self.epoch_ms.saturating_add(elapsed_ms)
+        self.epoch_ms.load(Ordering::SeqCst).saturating_add(elapsed_ms)
     }
 
     fn monotonic_ns(&self) -> u64 {

@@ -73,6 +73,15 @@ impl Log {
         let durable = self.checkpointed(tp);
         self.partition(tp)?.compact(transactions, durable, now_ms)
     }
+
+    /// Offset below which compaction has been: no record of an aborted transaction is left there, and its marker goes after
+    /// `delete.retention.ms`.
+    pub fn cleaned_until(&self, tp: &TopicPartition) -> Result<i64, LogError> {
+        let partition = self.partition(tp)?;
+        let mut state = hold(&partition.cleaned);
+        let disk = partition.place.disk.as_ref();
+        Ok(state.get_or_insert_with(|| Cleaned::load(disk, &partition.dir)).until)
+    }
 }
 
 impl Partition {
@@ -90,10 +99,7 @@ impl Partition {
         // held to the end: one round at a time, and none while the partition is deleted
         let mut state = hold(&self.cleaned);
         let disk = self.place.disk.as_ref();
-        let cleaned = match &mut *state {
-            Some(cleaned) => cleaned,
-            none => none.insert(Cleaned::load(disk, &self.dir)),
-        };
+        let cleaned = state.get_or_insert_with(|| Cleaned::load(disk, &self.dir));
         let mut segments = self.compactable(transactions.stable.min(durable), &config, now_ms)?;
         let from = cleaned.until.max(self.start());
         if !is_due(&segments, from, cleaned, &config, disk, now_ms)? {
@@ -245,6 +251,9 @@ impl Partition {
         let fresh = Segment::open(disk, &self.dir, base).map_err(LogError::io("open", &self.dir))?;
         segments.splice(at..at + group.len(), [Arc::new(fresh)]);
         self.set_segments(segments);
+        if let Some((_, end)) = group.last() {
+            self.forget_tail_below(*end); // memory says what the files say: also of aborted records that are gone
+        }
         Ok(())
     }
 }

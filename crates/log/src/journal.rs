@@ -139,10 +139,9 @@ impl Journal {
     pub(crate) fn open(disk: &dyn Disk, dir: &Path, bytes_max: u64) -> Result<Self, LogError> {
         let open = |path: PathBuf| {
             let opened = disk.open(&path, true).and_then(|file| {
-                if file.len()? > 0 {
-                    file.truncate(0)?;
-                    file.sync_data()?;
-                }
+                // synced though it looks empty: an earlier start may have died, or a sync failed, after the same cut
+                file.truncate(0)?;
+                file.sync_data()?;
                 Ok(file)
             });
             let file = opened.map_err(LogError::io("open", &path))?;

@@ -157,6 +157,12 @@ impl Log {
         &self.place.root
     }
 
+    /// 64 bits from the seed of [`LogConfig`], others at each call.
+    #[must_use]
+    pub fn random(&self) -> u64 {
+        hold(&self.admin).seed.next_u64()
+    }
+
     /// The clock given at open.
     #[must_use]
     pub fn clock(&self) -> &Arc<dyn Clock> {
@@ -394,6 +400,12 @@ impl Log {
         partition.delete_before(offset)?;
         self.checkpoint(&mut hold(&self.admin))?;
         Ok(partition.start())
+    }
+
+    /// The log start that retention asks for now: [`Log::maintain`] deletes what lies below.
+    pub fn retained_from(&self, tp: &TopicPartition, now_ms: i64) -> Result<i64, LogError> {
+        let partition = self.partition(tp)?;
+        partition.retained_from(now_ms, &partition.config())
     }
 
     /// Bytes on disk of one partition.

@@ -157,6 +157,10 @@ impl Partition {
         Arc::clone(&read_lock(&self.segments))
     }
 
+    pub(crate) fn forget_tail_below(&self, offset: i64) {
+        self.tail.forget_below(offset);
+    }
+
     pub(crate) fn set_segments(&self, segments: Vec<Arc<Segment>>) {
         *write_lock(&self.segments) = Arc::new(segments);
     }
@@ -530,7 +534,7 @@ impl Partition {
     }
 
     /// Where retention wants the log to start. Never above the active segment's first offset.
-    fn retained_from(&self, now_ms: i64, config: &TopicConfig) -> Result<i64, LogError> {
+    pub(crate) fn retained_from(&self, now_ms: i64, config: &TopicConfig) -> Result<i64, LogError> {
         let mut start = self.start();
         if !config.delete {
             return Ok(start);

@@ -111,6 +111,25 @@ impl Tail {
         }
     }
 
+    /// Lets go of the batches below `offset`.
+    pub(crate) fn forget_below(&self, offset: i64) {
+        let mut order = hold(&self.budget.order);
+        let (mut gone, mut freed) = (0, 0);
+        let mut batches = hold(&self.batches);
+        while batches.queue.front().is_some_and(|first| first.base_offset() < offset) {
+            freed += batches.pop();
+            gone += 1;
+        }
+        drop(batches);
+        self.budget.used.fetch_sub(freed, Ordering::Relaxed);
+        let own = Arc::as_ptr(&self.batches);
+        order.retain(|one| {
+            let goes = gone > 0 && std::ptr::eq(one.as_ptr(), own);
+            gone -= usize::from(goes);
+            !goes
+        });
+    }
+
     /// Lets go of everything.
     pub(crate) fn clear(&self) {
         let mut batches = hold(&self.batches);
@@ -158,6 +177,22 @@ mod tests {
             busy.push(batch(base));
         }
         assert_eq!(budget.used(), len * 100);
+    }
+
+    #[test]
+    fn what_is_let_go_gives_its_room_to_others() {
+        let len = batch(0).bytes().len();
+        let budget = TailBudget::new(len * 10);
+        let (compacted, other) = (Tail::new(&budget), Tail::new(&budget));
+        (0..5).for_each(|base| compacted.push(batch(base)));
+        compacted.forget_below(4);
+        assert!(compacted.read(3, 1, 5).is_none());
+        assert_eq!(budget.used(), len);
+        (0..9).for_each(|base| other.push(batch(base)));
+        assert_eq!((compacted.read(4, 1, 5).unwrap().len(), budget.used()), (1, len * 10));
+        other.push(batch(9));
+        assert!(compacted.read(4, 1, 5).is_none(), "it was the oldest");
+        assert_eq!(other.read(0, usize::MAX, 10).unwrap().len(), 10);
     }
 
     #[test]

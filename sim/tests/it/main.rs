@@ -31,3 +31,23 @@ fn leases_and_flights_are_one_copy() {
 fn the_guards_planted_faults_are_found() {
     change("guard-faults");
 }
+
+#[test]
+fn simulation() {
+    change("simulation");
+}
+
+#[test]
+fn simulation_long() {
+    change("simulation-long");
+}
+
+#[test]
+fn determinism() {
+    change("determinism");
+}
+
+#[test]
+fn planted() {
+    change("planted");
+}

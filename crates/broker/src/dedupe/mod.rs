@@ -13,7 +13,7 @@ mod lanes;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use herdsman_record::EventId;
 
@@ -105,6 +105,8 @@ pub struct Dedupe {
     /// Oldest first; the last one takes new ids.
     generations: VecDeque<Generation>,
     upcoming: Option<Upcoming>,
+    /// Ids of writes that failed and may stand after a restart all the same; few, for a failed write closes its partition.
+    doubtful: HashSet<EventId>,
     stats: DedupeStats,
 }
 
@@ -120,6 +122,7 @@ impl Dedupe {
             lanes,
             generations: VecDeque::new(),
             upcoming: None,
+            doubtful: HashSet::new(),
             stats: DedupeStats::default(),
         }
     }
@@ -175,6 +178,20 @@ impl Dedupe {
         }
         self.stats.accepted = self.stats.accepted.saturating_sub((ids.len() - fresh.duplicates) as u64);
         self.stats.duplicates = self.stats.duplicates.saturating_sub(fresh.duplicates as u64);
+    }
+
+    /// Takes back what [`Dedupe::filter`] accepted, but the batch may stand after a restart: until then nobody knows whether its
+    /// ids are new.
+    pub fn doubt(&mut self, ids: &[EventId], fresh: &Fresh) {
+        self.forget(ids, fresh);
+        let of_batch = ids.iter().enumerate().filter(|(index, id)| fresh.is_fresh(*index) && **id != NO_ID);
+        self.doubtful.extend(of_batch.map(|(_, id)| *id));
+    }
+
+    /// Whether one of `ids` was in a write that failed and may stand all the same.
+    #[must_use]
+    pub fn is_doubtful(&self, ids: &[EventId]) -> bool {
+        !self.doubtful.is_empty() && ids.iter().any(|id| self.doubtful.contains(id))
     }
 
     /// Forgets ids whose records were written and then aborted with their transaction.

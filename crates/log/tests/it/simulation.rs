@@ -580,6 +580,31 @@ fn promises_hold_over_thousands_of_seeds_and_a_seed_repeats_itself() {
 }
 
 #[test]
+fn an_entry_that_one_start_cut_away_is_not_back_for_a_later_one_after_a_power_cut() {
+    let open = |disk: &SimDisk| {
+        let clock = Arc::new(SimClock::new(1_700_000_000_000));
+        Log::open(Arc::new(disk.clone()), Path::new("/data"), clock, LogConfig::default())
+    };
+    for operations in 1..200 {
+        let disk = SimDisk::new(&Seed::new(operations));
+        let (log, _) = open(&disk).unwrap();
+        for topic in ["one", "two"] {
+            log.create_topic(topic, 1, &configs(&[("flush.messages", "1")])).unwrap();
+        }
+        let part = |topic| (TopicPartition::new(topic, 0), batch_of(&[1], 0, 0));
+        log.append_all(vec![part("one"), part("two")]).unwrap();
+        drop(log);
+        let disk = disk.kill();
+        disk.die_in(operations);
+        drop(open(&disk));
+        let disk = disk.kill();
+        drop(open(&disk).unwrap());
+        let (_, report) = open(&disk.crash(Crash::LoseAll)).unwrap();
+        assert_eq!(report.journal_entries, 0, "the start before died at its operation {operations}");
+    }
+}
+
+#[test]
 fn planted_faults_are_found() {
     for planted in [Planted::SyncSkipped, Planted::JournalSkipped, Planted::TailKept] {
         let found = (0..300).find_map(|seed| run(seed, planted).err());
