@@ -5,7 +5,6 @@
 use herdsman_sim::{Order, rows};
 
 /// Runs a row's change figure from seed 1; a row's own test names it.
-#[allow(dead_code, reason = "used by each row's test")]
 fn change(name: &str) {
     let row = rows::find(name).unwrap();
     let outcome = (row.run)(&Order { from: 1, count: row.change });
@@ -16,4 +15,29 @@ fn change(name: &str) {
         }
         Err(failure) => panic!("{name}, seed {}: {}", failure.seed, failure.what),
     }
+}
+
+#[test]
+fn a_power_cut_loses_nothing_acknowledged_as_durable() {
+    change("power-cut");
+}
+
+#[test]
+fn a_late_message_ends_extends_or_tears_no_newer_transaction() {
+    change("late-transactions");
+}
+
+#[test]
+fn rot_in_a_data_folder_is_found_or_harmless() {
+    change("rot");
+}
+
+#[test]
+fn a_failing_disk_loses_and_doubles_nothing_acknowledged() {
+    change("failing-disk");
+}
+
+#[test]
+fn offsets_and_event_ids_behave_as_one_copy() {
+    change("one-copy");
 }
