@@ -4,9 +4,12 @@
 //! change must pass, run by `./test`, and what was reached once on demand. `cargo run --release -p herdsman-sim -- ROW`
 //! runs one and adds a line to `sim/LEDGER.jsonl`; a failure prints its seed and the command that replays it.
 
+pub mod house;
 pub mod ledger;
 pub mod row;
 pub mod rows;
+pub mod script;
+pub mod tape;
 mod world;
 
 pub use row::{Failure, Order, Row, Tally};

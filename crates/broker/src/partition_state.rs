@@ -17,6 +17,7 @@ use herdsman_record::{Batch, Header, TopicPartition};
 use crate::BrokerError;
 use crate::markers::{Outcome, outcome_of};
 use crate::producers::Producers;
+use crate::replay::read_on;
 use crate::snapshot::Snapshot;
 use crate::topic::lock;
 
@@ -275,16 +276,34 @@ fn replay(log: &Log, at: &TopicPartition) -> Result<(i64, Producers, Vec<Aborted
     for range in log.producer_ranges(at)? {
         let mut next = range.start.max(from);
         while next < range.end {
-            let out = log.read(at, next, REPLAY_BYTES)?;
-            let Some(last) = out.batches.last() else { break };
-            next = last.next_offset();
-            // the log may start within the first one: what is left of it belongs to its transaction all the same
-            for batch in &out.batches {
+            let begin = next;
+            let Some(batches) = read_on(log, at, &mut next, REPLAY_BYTES)? else { break };
+            let mut expected = begin;
+            // the first may begin before the log start, which DeleteRecords may have put in its middle
+            for batch in batches.iter().filter(|batch| batch.base_offset() >= from) {
+                if batch.base_offset() > expected {
+                    give_up_open(&mut producers, &mut aborted, batch.base_offset(), at);
+                }
+                expected = batch.next_offset();
                 take_in(&mut producers, &mut aborted, batch, at)?;
+            }
+            if batches.is_empty() {
+                give_up_open(&mut producers, &mut aborted, next, at);
             }
         }
     }
     Ok((from, producers, aborted))
+}
+
+/// Offsets below `end` are missing, and a marker may be among them: transactions open there count as aborted, for what was
+/// aborted must never be read as committed. (Where compaction left a gap none was open.)
+fn give_up_open(producers: &mut Producers, aborted: &mut Vec<Aborted>, end: i64, at: &TopicPartition) {
+    let mut open = producers.give_up_open();
+    while let Some((first, producer_id)) = open.pop_first() {
+        tracing::error!(topic_partition = %at, first, end, producer_id, "the end of a transaction may be lost: it counts as aborted");
+        let stable = open.keys().next().copied().unwrap_or(end);
+        aborted.push(Aborted { producer_id, first, last: end, stable });
+    }
 }
 
 fn take_in(

@@ -149,6 +149,16 @@ impl Producers {
         Some(first)
     }
 
+    /// No transaction is open any more. Returns (first offset, producer id) of those that were.
+    pub(crate) fn give_up_open(&mut self) -> BTreeMap<i64, i64> {
+        for id in self.open.values() {
+            if let Some(producer) = self.by_id.get_mut(id) {
+                producer.open = None;
+            }
+        }
+        std::mem::take(&mut self.open)
+    }
+
     /// The producer of a batch, made if it is new.
     fn touch(&mut self, header: &Header) -> &mut Producer {
         self.uses += 1;

@@ -11,6 +11,7 @@ use crate::BrokerError;
 use crate::dedupe::{Dedupe, DedupeStats, EventIdSource, Extractor};
 use crate::partition_state::PartitionState;
 use crate::repeats::Repeats;
+use crate::replay::read_on;
 
 /// Bytes read at a time while state is read back from the log.
 const REPLAY_BYTES: usize = 4 << 20;
@@ -71,10 +72,8 @@ impl TopicDedupe {
         let (start, end) = log.offsets(at)?;
         let mut next = first.max(start);
         while next < end {
-            let out = log.read(at, next, REPLAY_BYTES)?;
-            let Some(last) = out.batches.last() else { break };
-            next = last.next_offset();
-            for batch in &out.batches {
+            let Some(batches) = read_on(log, at, &mut next, REPLAY_BYTES)? else { break };
+            for batch in &batches {
                 let header = batch.header();
                 if header.producer_id == producer_id && header.is_transactional() && !header.is_control() {
                     read_ids(&mut extractor, batch, at, &mut ids)?;
@@ -108,11 +107,10 @@ impl TopicDedupe {
             let (start, end) = log.offsets(&at)?;
             let mut next = start.max(end.saturating_sub(per_partition));
             while next < end {
-                let out = log.read(&at, next, REPLAY_BYTES)?;
-                let Some(last) = out.batches.last() else { break };
-                let aborted = state.aborted_in(next, last.next_offset());
-                next = last.next_offset();
-                for batch in &out.batches {
+                let begin = next;
+                let Some(batches) = read_on(log, &at, &mut next, REPLAY_BYTES)? else { break };
+                let aborted = state.aborted_in(begin, next);
+                for batch in &batches {
                     let header = batch.header();
                     if header.is_control() || aborted.iter().any(|one| one.holds(&header)) {
                         continue;

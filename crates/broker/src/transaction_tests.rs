@@ -452,3 +452,60 @@ fn a_compacted_topic_keeps_what_was_committed_last_and_its_producers_go_on() {
     send(&broker, &finds(0), claim, 0, "100").unwrap_err(); // a key is needed
     assert_eq!(begin(&broker).producer_epoch, claim.producer_epoch + 1);
 }
+
+#[test]
+fn an_aborted_batch_that_the_log_start_cuts_stays_hidden_after_a_restart() {
+    let place = Place::new();
+    {
+        let broker = place.open();
+        broker.create_topic("finds", 1, &BTreeMap::new()).unwrap();
+        let claim = begin(&broker);
+        let within = Within { transactional_id: "copy", adds: true };
+        let sent = batch(&["0", "1", "2"], Some(claim), 0);
+        broker.produce_within(&finds(0), sent, Some(within)).unwrap();
+        broker.produce(&finds(0), batch(&["plain"], None, -1)).unwrap();
+        end(&broker, claim, Outcome::Abort);
+        broker.log().delete_records_before(&finds(0), 1).unwrap();
+        assert_eq!(committed(&broker, &finds(0), 1), ["plain"]);
+    }
+    assert_eq!(committed(&place.open(), &finds(0), 1), ["plain"]);
+}
+
+/// Flips a bit of the batch that begins with these bytes' offset in the only segment of `finds-0`.
+fn damage(place: &Place, offset: usize) {
+    let path = place.dir.path().join("topics/finds-0/00000000000000000000.log");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let mut at = 0;
+    for _ in 0..offset {
+        at += 12 + u32::from_be_bytes(bytes[at + 8..at + 12].try_into().unwrap()) as usize;
+    }
+    bytes[at + 70] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_marker_never_shows_aborted_records_and_costs_itself_only() {
+    let place = Place::new();
+    let claim = {
+        let broker = place.open();
+        broker.create_topic("finds", 1, &BTreeMap::new()).unwrap();
+        let claim = begin(&broker);
+        let within = Within { transactional_id: "copy", adds: true };
+        let once = |sequence, value| {
+            broker.produce_within(&finds(0), batch(&[value], Some(claim), sequence), Some(within)).unwrap();
+        };
+        once(0, "aborted");
+        broker.end_transaction("copy", claim, Outcome::Abort, false).unwrap();
+        once(1, "committed");
+        broker.end_transaction("copy", claim, Outcome::Commit, false).unwrap();
+        claim
+    };
+    damage(&place, 1); // the abort marker
+    let broker = place.open();
+    let state = broker.state(&finds(0)).unwrap();
+    let mut first = broker.log().read(&finds(0), 0, 1).unwrap().batches;
+    state.keep_committed(&mut first);
+    assert_eq!(first.len(), 0, "the aborted record");
+    assert_eq!(committed(&broker, &finds(0), 2), ["committed"]);
+    send(&broker, &finds(0), claim, 2, "goes on").unwrap();
+}

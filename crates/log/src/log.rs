@@ -98,6 +98,7 @@ impl Log {
         let mut topics = Topics::new();
         let mut by_id = BTreeMap::new();
         let mut known = HashSet::new();
+        let ids: HashSet<String> = metas.iter().map(|meta| meta.id.to_string()).collect();
         for meta in metas {
             let topic_config = Arc::new(TopicConfig::new(&meta.configs, &config.topic_defaults));
             let mut partitions = Vec::new();
@@ -108,7 +109,7 @@ impl Log {
                 let point = points.get(&(meta.id.to_string(), index)).copied().unwrap_or_default();
                 let disk = place.disk.as_ref();
                 let found =
-                    recovery::open(disk, &folder, (&name, meta.id), point, &topic_config, &mut report)?;
+                    recovery::open(disk, &folder, (&name, meta.id, &ids), point, &topic_config, &mut report)?;
                 let opened =
                     Partition::new(name, Arc::clone(&place), folder, Arc::clone(&topic_config), found);
                 let partition = Arc::new(opened);

@@ -41,6 +41,8 @@ pub(crate) struct Partition {
     pub(crate) cleaned: Mutex<Option<Cleaned>>,
     /// Whether the folder has a file whose name is not durable yet.
     names_unsynced: AtomicBool,
+    /// Whether recovery found damage.
+    damaged: bool,
 }
 
 /// What the append lock protects.
@@ -86,6 +88,8 @@ pub(crate) struct Found {
     pub(crate) recovery_point: i64,
     /// Segments above the recovery point, the last one excluded.
     pub(crate) unsynced: Vec<Arc<Segment>>,
+    /// Whether something above the recovery point is damaged.
+    pub(crate) damaged: bool,
 }
 
 impl Partition {
@@ -129,6 +133,7 @@ impl Partition {
             synced: Condvar::new(),
             cleaned: Mutex::default(),
             names_unsynced: AtomicBool::new(true),
+            damaged: found.damaged,
         }
     }
 
@@ -321,14 +326,20 @@ impl Partition {
         Ok(())
     }
 
-    /// Appends a batch recovered from the journal to an earlier segment whose end was lost in a power cut, if that is
-    /// where it belongs. Returns false if the partition has it.
+    /// Puts a batch recovered from the journal where a power cut took it from: the lost end of an earlier segment, or a
+    /// damaged stretch. Returns false if the partition has it.
     pub(crate) fn fill_gap(&self, batch: Batch) -> Result<bool, LogError> {
         let mut writer = self.lock()?;
         let header = batch.header();
         let segments = self.segments();
         let after = segments.partition_point(|segment| segment.base_offset <= header.base_offset);
         let Some(segment) = after.checked_sub(1).and_then(|at| segments.get(at)) else { return Ok(false) };
+        if self.damaged && segment.mend(&batch).map_err(LogError::io("mend", &segment.path))? {
+            writer.unsynced.push(Arc::clone(segment));
+            let mut sync = hold(&self.sync);
+            sync.file = sync.file.min(header.base_offset);
+            return Ok(true);
+        }
         let ends_before = segment.end_offset().is_some_and(|end| end <= header.base_offset);
         if !ends_before || segments.get(after).is_none_or(|next| next.base_offset < header.next_offset()) {
             return Ok(false);

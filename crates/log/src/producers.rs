@@ -54,10 +54,10 @@ impl Partition {
         let (start, end) = (self.start(), self.high_watermark());
         let mut ranges: Vec<Range<i64>> = Vec::new();
         for (at, segment) in segments.iter().enumerate() {
-            let has = segment
-                .has_producers(self.place.disk.as_ref())
-                .map_err(LogError::io("index", &segment.path))?;
             let until = segments.get(at + 1).map_or(end, |next| next.base_offset.min(end));
+            let has = segment
+                .has_producers(self.place.disk.as_ref(), until)
+                .map_err(LogError::io("index", &segment.path))?;
             let from = segment.base_offset.max(start);
             match ranges.last_mut() {
                 _ if !has || from >= until => {}

@@ -1,6 +1,6 @@
 //! Opens partitions after a clean stop, a kill or a power cut, and says what was found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,6 +14,11 @@ use crate::journal::Part;
 use crate::partition::{Found, Partition, Place};
 use crate::segment::{Segment, base_offset_of};
 use crate::{LogError, TopicId};
+
+/// Name of the file that holds the topic's id.
+const METADATA: &str = "partition.metadata";
+/// An id that differs in so many digits at most is the same one, damaged.
+const ID_DIGITS_DAMAGED: usize = 4;
 
 /// What opening a data folder found and mended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,20 +55,37 @@ impl Recovery {
 /// Makes the folder and the first, empty segment of a new partition, with durable names.
 pub(crate) fn create(disk: &dyn Disk, dir: &Path, id: TopicId, base_offset: i64) -> Result<Found, LogError> {
     disk.create_dir(dir).map_err(LogError::io("create", dir))?;
-    let metadata = dir.join("partition.metadata");
-    let text = format!("version: 0\ntopic_id: {id}\n");
-    let file = disk.open(&metadata, true).map_err(LogError::io("create", &metadata))?;
-    file.truncate(0)
-        .and_then(|()| file.write_at(0, text.as_bytes()))
-        .map_err(LogError::io("write", &metadata))?;
+    write_metadata(disk, &dir.join(METADATA), id)?;
     let segment = Arc::new(Segment::create(disk, dir, base_offset).map_err(LogError::io("create", dir))?);
     disk.sync_dir(dir).map_err(LogError::io("sync", dir))?;
-    Ok(Found { segments: vec![segment], end: 0, start: 0, recovery_point: 0, unsynced: Vec::new() })
+    Ok(Found {
+        segments: vec![segment],
+        end: 0,
+        start: 0,
+        recovery_point: 0,
+        unsynced: Vec::new(),
+        damaged: false,
+    })
+}
+
+fn write_metadata(disk: &dyn Disk, path: &Path, id: TopicId) -> Result<(), LogError> {
+    let text = format!("version: 0\ntopic_id: {id}\n");
+    let file = disk.open(path, true).map_err(LogError::io("create", path))?;
+    file.truncate(0).and_then(|()| file.write_at(0, text.as_bytes())).map_err(LogError::io("write", path))
+}
+
+/// Whether a topic id found in a partition's folder is that of an older topic, and not the right one damaged (random ids
+/// differ nearly everywhere) or that of a topic that is still there (its file stands in the wrong folder).
+fn is_anothers(found: &str, id: TopicId, ids: &HashSet<String>) -> bool {
+    let id = id.to_string();
+    let whole = found.len() == id.len() && found.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let differing = found.bytes().zip(id.bytes()).filter(|(one, other)| one != other).count();
+    whole && differing > ID_DIGITS_DAMAGED && !ids.contains(found)
 }
 
 /// The topic id written in a partition's folder, if there is one.
 pub(crate) fn topic_id_of(disk: &dyn Disk, dir: &Path) -> Option<String> {
-    let path = dir.join("partition.metadata");
+    let path = dir.join(METADATA);
     let text = disk.exists(&path).then(|| disk.read_all(&path).ok()).flatten()?;
     let text = String::from_utf8(text).ok()?;
     text.lines().find_map(|line| line.strip_prefix("topic_id: ")).map(str::to_owned)
@@ -82,16 +104,26 @@ pub(crate) fn remove(disk: &dyn Disk, dir: &Path) -> Result<(), LogError> {
 pub(crate) fn open(
     disk: &dyn Disk,
     dir: &Path,
-    (name, id): (&TopicPartition, TopicId),
+    (name, id, ids): (&TopicPartition, TopicId, &HashSet<String>),
     point: Point,
     config: &TopicConfig,
     report: &mut Recovery,
 ) -> Result<Found, LogError> {
     report.partitions += 1;
-    let stale = disk.exists(dir) && topic_id_of(disk, dir).is_some_and(|found| found != id.to_string());
-    if stale {
-        report.notes.push(format!("{name}: files of a deleted topic of the same name were removed"));
-        remove(disk, dir)?;
+    match topic_id_of(disk, dir).filter(|found| *found != id.to_string()) {
+        None => {}
+        Some(found) if is_anothers(&found, id, ids) => {
+            report.notes.push(format!("{name}: files of a deleted topic of the same name were removed"));
+            remove(disk, dir)?;
+        }
+        Some(found) => {
+            let path = dir.join(METADATA);
+            report.notes.push(format!(
+                "{name}: {} was damaged (topic id {found}) and was written anew",
+                path.display()
+            ));
+            write_metadata(disk, &path, id)?;
+        }
     }
     let mut bases = Vec::new();
     if disk.exists(dir) {
@@ -127,7 +159,7 @@ fn load(disk: &dyn Disk, dir: &Path, bases: &[i64], report: &mut Recovery) -> Re
         segments.push(Arc::new(segment));
     }
     report.segments += segments.len();
-    Ok(Found { segments, end: 0, start: 0, recovery_point: 0, unsynced: Vec::new() })
+    Ok(Found { segments, end: 0, start: 0, recovery_point: 0, unsynced: Vec::new(), damaged: false })
 }
 
 fn scan(
@@ -139,12 +171,25 @@ fn scan(
 ) -> std::io::Result<()> {
     for (at, segment) in found.segments.iter().enumerate() {
         let next_base = found.segments.get(at + 1).map(|next| next.base_offset);
+        if let Some(next) = next_base
+            && let Some(what) = segment.misfit(disk, next)?
+        {
+            report.damaged += 1;
+            report.notes.push(format!(
+                "{name}: {} {what}: of offsets {} to {} some cannot be read; restore the file from a copy, or delete \
+                 records before {next} to go on without them",
+                segment.path.display(),
+                segment.base_offset,
+                next - 1
+            ));
+        }
         if next_base.is_some_and(|next| next <= found.recovery_point) {
             continue;
         }
         let len = segment.len();
         let (walked, end) = segment.recover(disk, found.recovery_point, config.index_interval_bytes)?;
         report.scanned_bytes += len;
+        found.damaged |= !walked.damaged.is_empty();
         for damage in &walked.damaged {
             report.damaged += 1;
             let why = format!(
@@ -230,7 +275,7 @@ pub(crate) fn dir_name(name: &TopicPartition) -> String {
 pub(crate) fn sweep(
     place: &Place,
     topics_dir: &Path,
-    known: &std::collections::HashSet<String>,
+    known: &HashSet<String>,
     report: &mut Recovery,
 ) -> Result<(), LogError> {
     let disk = place.disk.as_ref();

@@ -12,6 +12,9 @@ const STEP: usize = 64 << 10;
 /// Bytes fetched at once while checking checksums.
 const CHECKED_STEP: usize = 1 << 20;
 
+/// Largest gap between two batches: no power cut and no compaction leaves one like it.
+const GAP_MAX: i64 = 1 << 40;
+
 /// A read-ahead view of bytes `.. end` of a file.
 pub(crate) struct Window<'a> {
     file: &'a dyn DiskFile,
@@ -57,12 +60,22 @@ impl<'a> Window<'a> {
     /// The header at `position`, if one that fits before the end is there and its offset is `least` or more.
     pub(crate) fn header(&mut self, position: u64, least: i64) -> io::Result<Option<Header>> {
         let end = self.end;
-        let header = Header::parse(self.get(position, HEADER_LEN)?).ok();
-        Ok(header.filter(|header| {
+        let fits = |header: &Header| {
             header.base_offset >= least
                 && header.next_offset() < i64::MAX
                 && position.checked_add(header.total_len as u64).is_some_and(|after| after <= end)
-        }))
+        };
+        let Some(header) = Header::parse(self.get(position, HEADER_LEN)?).ok().filter(fits) else {
+            return Ok(None);
+        };
+        // no checksum covers the base offset: behind a gap, the batch that follows has to agree
+        if header.base_offset > least {
+            let next = Header::parse(self.get(position + header.total_len as u64, HEADER_LEN)?).ok();
+            if contradicts(&header, least, next.as_ref()) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(header))
     }
 
     /// The batch at `position`, if its header is right and its checksum too.
@@ -106,6 +119,13 @@ impl<'a> Window<'a> {
         }
         Ok(None)
     }
+}
+
+/// Whether the base offset of a batch that should stand at `least` or later is damaged: the next one goes on from `least`.
+pub(crate) fn contradicts(header: &Header, least: i64, next: Option<&Header>) -> bool {
+    let should = least + i64::from(header.last_offset_delta) + 1;
+    header.base_offset - least > GAP_MAX
+        || next.is_some_and(|next| (should..header.next_offset()).contains(&next.base_offset))
 }
 
 /// A stretch of a segment that is not readable.

@@ -11,7 +11,7 @@ use herdsman_record::batch::HEADER_LEN;
 use herdsman_record::{Batch, Header, TopicPartition};
 
 use crate::index::Index;
-use crate::scan::{Walked, Window, walk};
+use crate::scan::{Damage, Walked, Window, contradicts, walk};
 use crate::{LogError, read_lock, write_lock};
 
 /// Bytes read at least, so that the skip from an index entry to the asked batch needs no second read.
@@ -39,6 +39,13 @@ pub(crate) fn file_name(base_offset: i64, extension: &str) -> String {
 pub(crate) fn base_offset_of(name: &str) -> Option<i64> {
     let digits = name.strip_suffix(".log")?;
     (digits.len() == 20).then(|| digits.parse().ok()).flatten()
+}
+
+/// Whether a batch that should stand at `least` or later is not of this place: beyond the segment's end, or behind a gap that
+/// hides records which readers may see.
+fn is_misplaced(header: &Header, least: i64, (limit, end_offset): (i64, i64)) -> bool {
+    let beyond = header.next_offset() > end_offset && end_offset != limit;
+    beyond || (header.base_offset > least && header.base_offset >= limit && least < limit)
 }
 
 impl Segment {
@@ -119,9 +126,41 @@ impl Segment {
             self.len.store(walked.good_until, Ordering::Release);
         }
         self.rewrite(from.0, walked.good_until)?;
+        index.has_producers |= !walked.damaged.is_empty();
         let end_offset = index.end_offset;
         *write_lock(&self.index) = Some(index);
         Ok((walked, end_offset))
+    }
+
+    /// What shows without reading it that a sealed file is not the one that was written: another's, or cut short.
+    pub(crate) fn misfit(&self, disk: &dyn Disk, next_base: i64) -> io::Result<Option<String>> {
+        let end = self.len();
+        if let Some(index) = self.stored_index(disk).filter(|index| index.covered > end) {
+            return Ok(Some(format!("ends at byte {end}, and had {} bytes", index.covered)));
+        }
+        if end == 0 {
+            return Ok(None);
+        }
+        let header = Header::parse(&self.fetch(0, HEADER_LEN as u64)?);
+        Ok(match header.map(|header| header.base_offset) {
+            Ok(first) if (self.base_offset..next_base).contains(&first) => None,
+            Ok(first) => Some(format!("begins with offset {first}")),
+            Err(_) => Some("does not begin with a batch".to_owned()),
+        })
+    }
+
+    /// Writes `batch` at the beginning of the damaged stretch that holds its offsets; what else the stretch held stays lost.
+    /// Returns false if none does.
+    pub(crate) fn mend(&self, batch: &Batch) -> io::Result<bool> {
+        let (base, next, len) = (batch.base_offset(), batch.next_offset(), batch.bytes().len() as u64);
+        let walked = walk(self.file.as_ref(), (0, self.base_offset), self.len(), |_, _| {})?;
+        let fits = |one: &&Damage| one.offset <= base && next <= one.next_offset && len <= one.len;
+        let Some(damage) = walked.damaged.iter().find(fits) else { return Ok(false) };
+        self.file.write_at(damage.position, batch.bytes())?;
+        if let Some(index) = write_lock(&self.index).as_mut() {
+            index.has_producers |= batch.header().producer_id >= 0;
+        }
+        Ok(true)
     }
 
     /// Writes bytes `from .. until` over themselves. A sync that failed before the restart may have left them in the
@@ -161,9 +200,10 @@ impl Segment {
             Some(index) => index,
             None => {
                 let mut index = Index::new(self.base_offset);
-                walk(self.file.as_ref(), (0, self.base_offset), end, |header, position| {
+                let walked = walk(self.file.as_ref(), (0, self.base_offset), end, |header, position| {
                     index.push(header, position, READ_MIN);
                 })?;
+                index.has_producers |= !walked.damaged.is_empty() || walked.good_until < end;
                 index
             }
         };
@@ -177,9 +217,9 @@ impl Segment {
         self.with_index(disk, |index| index.max_timestamp_ms)
     }
 
-    /// Whether any batch of the segment names a producer id.
-    pub(crate) fn has_producers(&self, disk: &dyn Disk) -> io::Result<bool> {
-        self.with_index(disk, |index| index.has_producers)
+    /// Whether any batch of the segment, which ends before `until`, names a producer id, or may have named one: the end is gone.
+    pub(crate) fn has_producers(&self, disk: &dyn Disk, until: i64) -> io::Result<bool> {
+        self.with_index(disk, |index| index.has_producers || index.end_offset < until)
     }
 
     /// Batches from the one that holds `offset` on: at least one if there is one below `limit`, about `max_bytes`.
@@ -194,8 +234,9 @@ impl Segment {
     ) -> Result<Vec<Batch>, LogError> {
         let from =
             self.with_index(disk, |index| index.seek(offset)).map_err(LogError::io("index", &self.path))?;
-        let read =
-            self.read_straight(from, offset, max_bytes, limit).map_err(LogError::io("read", &self.path))?;
+        let read = self
+            .read_straight(from, offset, max_bytes, (limit, end_offset))
+            .map_err(LogError::io("read", &self.path))?;
         match read {
             Some(batches) => Ok(batches),
             None => self.read_around(from, topic_partition, offset, (limit, end_offset)),
@@ -208,7 +249,7 @@ impl Segment {
         (mut position, mut least): (u64, i64),
         offset: i64,
         max_bytes: usize,
-        limit: i64,
+        (limit, end_offset): (i64, i64),
     ) -> io::Result<Option<Vec<Batch>>> {
         let end = self.len();
         let want = (max_bytes as u64).max(READ_MIN);
@@ -234,6 +275,17 @@ impl Segment {
             }
             let Ok(header) = header else { return Ok(Some(batches).filter(|batches| !batches.is_empty())) };
             if header.base_offset < least {
+                return Ok(Some(batches).filter(|batches| !batches.is_empty()));
+            }
+            // no checksum covers the base offset: behind a gap, the batch that follows has to agree
+            if header.base_offset > least {
+                let next = rest.get(header.total_len..).and_then(|rest| Header::parse(rest).ok());
+                let is_last = position + header.total_len as u64 >= end;
+                if (next.is_none() && !is_last) || contradicts(&header, least, next.as_ref()) {
+                    return Ok(Some(batches).filter(|batches| !batches.is_empty()));
+                }
+            }
+            if is_misplaced(&header, least, (limit, end_offset)) {
                 return Ok(Some(batches).filter(|batches| !batches.is_empty()));
             }
             if header.base_offset >= limit {
@@ -284,13 +336,16 @@ impl Segment {
         };
         let mut window = Window::new(self.file.as_ref(), end, true);
         while position < end {
-            let header = match window.checked_header(position, least).map_err(fail())? {
+            let found = window.checked_header(position, least).map_err(fail())?;
+            let header = match found.filter(|found| !is_misplaced(found, least, (limit, end_offset))) {
                 Some(header) => header,
                 None => {
-                    let Some((next, header)) = window.resync(position + 1, least).map_err(fail())? else {
+                    let next = window.resync(position + 1, least).map_err(fail())?;
+                    let next = next.filter(|(_, next)| !is_misplaced(next, least, (limit, end_offset)));
+                    let Some((next, header)) = next else {
                         return Err(corrupt(position, end_offset));
                     };
-                    if (least..header.base_offset).contains(&offset) {
+                    if offset < header.base_offset {
                         return Err(corrupt(position, header.base_offset));
                     }
                     position = next;

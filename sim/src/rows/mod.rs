@@ -1,7 +1,12 @@
 //! The rows of the ledger, a file or a folder each.
 
+mod failing_disk;
 mod guard;
+mod late_transactions;
+mod one_copy;
 mod planted;
+mod power_cut;
+mod rot;
 mod simulation;
 
 use crate::Row;
@@ -12,6 +17,11 @@ pub const ROWS: &[Row] = &[
     simulation::LONG,
     simulation::DETERMINISM,
     planted::PLANTED,
+    power_cut::ROW,
+    late_transactions::ROW,
+    rot::ROW,
+    failing_disk::ROW,
+    one_copy::ROW,
     guard::TROUBLE,
     guard::ONE_COPY,
     guard::FAULTS,

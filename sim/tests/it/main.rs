@@ -51,3 +51,28 @@ fn determinism() {
 fn planted() {
     change("planted");
 }
+
+#[test]
+fn a_power_cut_loses_nothing_acknowledged_as_durable() {
+    change("power-cut");
+}
+
+#[test]
+fn a_late_message_ends_extends_or_tears_no_newer_transaction() {
+    change("late-transactions");
+}
+
+#[test]
+fn rot_in_a_data_folder_is_found_or_harmless() {
+    change("rot");
+}
+
+#[test]
+fn a_failing_disk_loses_and_doubles_nothing_acknowledged() {
+    change("failing-disk");
+}
+
+#[test]
+fn offsets_and_event_ids_behave_as_one_copy() {
+    change("one-copy");
+}
