@@ -7,5 +7,6 @@
 pub mod ledger;
 pub mod row;
 pub mod rows;
+pub mod server;
 
 pub use row::{Failure, Order, Row, Tally};

@@ -2,8 +2,11 @@
 
 use crate::Row;
 
+mod kill;
+mod script;
+
 /// All rows, in the order in which they are listed.
-pub const ROWS: &[Row] = &[];
+pub const ROWS: &[Row] = &[kill::ROW];
 
 /// The row called `name`.
 #[must_use]

@@ -5,7 +5,6 @@
 use herdsman_sim::{Order, rows};
 
 /// Runs a row's change figure from seed 1; a row's own test names it.
-#[allow(dead_code, reason = "used by each row's test")]
 fn change(name: &str) {
     let row = rows::find(name).unwrap();
     let outcome = (row.run)(&Order { from: 1, count: row.change });
@@ -16,4 +15,10 @@ fn change(name: &str) {
         }
         Err(failure) => panic!("{name}, seed {}: {}", failure.seed, failure.what),
     }
+}
+
+/// Takes about a minute.
+#[test]
+fn every_acknowledged_record_transaction_and_result_survives_100_kills() {
+    change("kill");
 }
