@@ -1,6 +1,7 @@
 //! `herdsman serve` as a real process, and what the system says of it.
 
 use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -59,6 +60,17 @@ impl Server {
         Ok(server)
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// kill -9, and waits for the end.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
@@ -70,4 +82,18 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Resident memory of process `pid` now, bytes; 0 when it is gone.
+#[must_use]
+pub fn resident_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * 1024
+}
+
+/// A free port of loopback as an address.
+#[must_use]
+pub fn free_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], herdsman_testkit::free_port()))
 }

@@ -2,11 +2,12 @@
 
 use crate::Row;
 
+mod hostile;
 mod kill;
 mod script;
 
 /// All rows, in the order in which they are listed.
-pub const ROWS: &[Row] = &[kill::ROW];
+pub const ROWS: &[Row] = &[kill::ROW, hostile::ROW];
 
 /// The row called `name`.
 #[must_use]
