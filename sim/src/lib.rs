@@ -9,6 +9,7 @@ pub mod ledger;
 pub mod row;
 pub mod rows;
 pub mod script;
+pub mod server;
 pub mod tape;
 mod world;
 

@@ -242,6 +242,10 @@ impl Client {
                         }
                     };
                     let words = request.words(&bytes);
+                    if words.is_empty() {
+                        let _ = bytes.split_to(used); // nothing was asked, and Redis answers nothing
+                        continue;
+                    }
                     let kind = kind_of(&words, database);
                     if kind == Kind::Pipe {
                         self.answer(&mut group).await?;

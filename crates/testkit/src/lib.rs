@@ -12,8 +12,10 @@
 mod caches;
 mod kafka;
 mod process;
+mod python;
 
 pub use caches::{MemcachedServer, RedisServer};
 pub use kafka::{KafkaServer, kafka_tool};
 pub use process::{Process, free_port, free_ports, system_program, test_cache, wait_for_port};
+pub use python::kafka_python;
 pub use tempfile::TempDir;

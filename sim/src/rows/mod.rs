@@ -2,11 +2,14 @@
 
 mod failing_disk;
 mod guard;
+mod hostile;
+mod kill;
 mod late_transactions;
 mod one_copy;
 mod planted;
 mod power_cut;
 mod rot;
+mod script;
 mod simulation;
 
 use crate::Row;
@@ -22,6 +25,8 @@ pub const ROWS: &[Row] = &[
     rot::ROW,
     failing_disk::ROW,
     one_copy::ROW,
+    kill::ROW,
+    hostile::ROW,
     guard::TROUBLE,
     guard::ONE_COPY,
     guard::FAULTS,

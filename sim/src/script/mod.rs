@@ -147,7 +147,8 @@ impl<'a> Script<'a> {
         let ids = [("herdsman.event.id", "id"), ("herdsman.dedupe.window.ms", "86400000")];
         let compacted =
             [("cleanup.policy", "compact"), ("segment.bytes", "2048"), ("min.cleanable.dirty.ratio", "0.1")];
-        let topics: [(&str, i32, &[(&str, &str)]); 5] = [
+        type Configs<'a> = &'a [(&'a str, &'a str)];
+        let topics: [(&str, i32, Configs<'_>); 5] = [
             ("strict", 2, &[("segment.bytes", "4096")]),
             ("relaxed", 1, &[("flush.messages", never), ("segment.bytes", "4096")]),
             ("latest", 1, &compacted),

@@ -76,3 +76,14 @@ fn a_failing_disk_loses_and_doubles_nothing_acknowledged() {
 fn offsets_and_event_ids_behave_as_one_copy() {
     change("one-copy");
 }
+
+/// Takes about a minute.
+#[test]
+fn every_acknowledged_record_transaction_and_result_survives_100_kills() {
+    change("kill");
+}
+
+#[test]
+fn hostile_sockets_cost_little_memory_and_good_clients_are_served() {
+    change("hostile");
+}

@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use crate::server::{Server, free_port, node_modules, python, run, scripts};
+use herdsman_testkit::kafka_python as python;
+
+use crate::server::{Server, free_port, node_modules, run, scripts};
 
 pub(crate) fn kcat(server: &Server, arguments: &[&str], input: &str) -> String {
     let mut child = herdsman_testkit::system_program("kcat")

@@ -8,6 +8,5 @@
 mod clients;
 mod hostile;
 mod java;
-mod kill;
 mod security;
 mod server;

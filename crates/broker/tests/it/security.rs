@@ -5,7 +5,9 @@ use std::net::TcpStream;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use crate::server::{Server, free_port, python, run, scripts};
+use herdsman_testkit::kafka_python as python;
+
+use crate::server::{Server, free_port, run, scripts};
 
 /// A folder with an authority, a server's and a client's certificate.
 fn certificates() -> tempfile::TempDir {

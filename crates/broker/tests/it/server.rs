@@ -4,17 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// Versions of the clients, so that a run next year means the same.
-const CLIENTS: [&str; 6] = [
-    "aiokafka==0.14.0",
-    "confluent-kafka==2.16.1",
-    "kafka-python==3.0.12",
-    "python-snappy==0.7.3",
-    "lz4==4.4.5",
-    "zstandard==0.25.0",
-];
+use herdsman_testkit::test_cache;
 
 /// A broker process; killed without notice when dropped.
 pub(crate) struct Server {
@@ -83,43 +74,15 @@ fn build_dir() -> PathBuf {
     exe.ancestors().nth(2).expect("tests run from target/PROFILE/deps").to_owned()
 }
 
-/// Where what tests fetch is kept.
-pub(crate) fn cache() -> PathBuf {
-    let cache = std::env::var_os("HERDSMAN_TEST_CACHE");
-    cache.map_or_else(|| build_dir().with_file_name("test-cache"), PathBuf::from)
-}
-
 fn built(example: &str) -> PathBuf {
     build_dir().join("examples").join(example)
-}
-
-/// A Python with the clients in it, made once.
-pub(crate) fn python() -> &'static Path {
-    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    static MAKING: Mutex<()> = Mutex::new(());
-    PYTHON.get_or_init(|| {
-        let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-        let cache = cache();
-        let venv = cache.join("kafka-clients");
-        let python = venv.join("bin/python");
-        let stamp = venv.join("clients.txt");
-        let wanted = CLIENTS.join("\n");
-        if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
-            return python;
-        }
-        std::fs::create_dir_all(&cache).unwrap();
-        run(Command::new("python3").args(["-m", "venv"]).arg(&venv));
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(CLIENTS));
-        std::fs::write(stamp, wanted).unwrap();
-        python
-    })
 }
 
 /// The folder of npm packages with KafkaJS in it, made once; `None` without Node.js.
 pub(crate) fn node_modules() -> Option<PathBuf> {
     const KAFKAJS: &str = "2.2.4";
     Command::new("npm").arg("--version").output().ok()?;
-    let folder = cache().join(format!("kafkajs-{KAFKAJS}"));
+    let folder = test_cache().join(format!("kafkajs-{KAFKAJS}"));
     let modules = folder.join("node_modules");
     if !modules.join("kafkajs/package.json").exists() {
         std::fs::create_dir_all(&folder).unwrap();

@@ -25,7 +25,7 @@ const SKIPPED: [&str; 1] = ["TestIssueProduceBrokerTooOldFailsRecords"];
 
 /// The suite as one program, built once from the Go proxy.
 fn suite() -> PathBuf {
-    let folder = server::cache().join(format!("kgo-{VERSION}"));
+    let folder = herdsman_testkit::test_cache().join(format!("kgo-{VERSION}"));
     let program = folder.join("kgo.test");
     if program.exists() {
         return program;

@@ -57,6 +57,9 @@ impl Request {
         let Some(end) = bytes.iter().take(LINE_MAX).position(|byte| *byte == b'\n') else {
             return if bytes.len() >= LINE_MAX { Err("too big inline request") } else { Ok(None) };
         };
+        if bytes[..end].contains(&0) {
+            return Err("a zero byte in an inline request"); // Redis would not find the line's end, and never answer
+        }
         let mut start = None;
         for (at, byte) in bytes[..=end].iter().enumerate() {
             let blank = byte.is_ascii_whitespace();

@@ -39,6 +39,7 @@ fn a_client_of_the_sidecar_sees_what_a_client_of_redis_sees() {
         "SET k 1\r\nMULTI\r\nINCR k\r\nGET k\r\nEXEC\r\nGET k\r\nDEL k\r\n",
         "SELECT 2\r\nSET b 2\r\nGET b\r\nSELECT 0\r\nGET b\r\nFLUSHALL\r\n",
         "CLIENT SETNAME me\r\nHELLO 2 x\r\nPING\r\n",
+        "\r\nPING\r\n*0\r\n*-1\r\n  \r\nGET a\r\n\n",
     ] {
         assert_eq!(talk(proxy.addr(), commands), talk(direct, commands), "{commands}");
     }

@@ -71,4 +71,5 @@ for topic in producers:
     good &= len(set(values)) == len(values) and values == sorted(values)
     if topic == "idempotent":
         good &= failed[topic] == 0 and values == list(range(len(acked[topic])))
+print(f"COUNT acknowledged {sum(map(len, acked.values()))}")
 print("all good" if good else "NOT good", flush=True)

@@ -1,6 +1,6 @@
 """Transactions under kills of the broker: writes a history, then checks it.
 
-usage: transactions.py ADDRESS SEED          until "stop" on stdin, then prints what it found and, last, "all good"
+usage: transactions.py ADDRESS SEED HTTP     until "stop" on stdin, then prints what it found and, last, "all good"
 
 Three writers begin transactions of numbered records over two topics and end them either way; a copier moves `input` to
 `output`, offsets inside its transactions. Readers of committed records look on all the while. The checker then holds
@@ -10,16 +10,19 @@ the history against these rules:
   2. no record is there twice, and the records of a writer keep their order in each partition
   3. `output` is `input`, each record once, in order
   4. a reader that looked on saw what a reader at the end sees
+  5. two persistent queries over `input` hold what the same SQL gives over the whole input at once
 """
+import json
 import random
 import sys
 import threading
 import time
+import urllib.request
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-address, seed = sys.argv[1], int(sys.argv[2])
+address, seed, http = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 QUICK = {"bootstrap.servers": address, "reconnect.backoff.ms": 10, "reconnect.backoff.max.ms": 50, "log_level": 0,
          "retry.backoff.ms": 10,
          # librdkafka from 2.11 on forgets its brokers when all are down and begins anew (KIP-899). Its TxnOffsetCommit may then wait
@@ -107,8 +110,8 @@ def copy():
         client = producer("copier")
         error = insist(client.init_transactions)
         assert error is None, error
-        quiet = 0
-        while quiet < 15:  # three seconds without a record after the stop
+        quiet = reached = 0
+        while not (fed and reached == fed[0]) and quiet < 300:  # to the end, or a minute without a record after the stop
             messages = [message for message in source.consume(50, 0.2) if not message.error()]
             quiet = quiet + 1 if stop.is_set() and not messages else 0
             if not messages:
@@ -126,6 +129,8 @@ def copy():
                 source.close()
                 source = consumer("copier", **{"session.timeout.ms": 6000, "heartbeat.interval.ms": 500})
                 source.subscribe(["input"])
+            else:
+                reached = int(messages[-1].value()) + 1
         source.close()
     except Exception as error:
         trouble.append(f"copier: {error!r}")
@@ -157,7 +162,7 @@ def look_on():
     reader.close()
 
 
-def read_all(topic, index, level="read_committed"):
+def read_all(topic, index, level="read_committed", take=lambda message: message.value().decode()):
     reader = consumer("check", **{"enable.partition.eof": True, "isolation.level": level})
     reader.assign([TopicPartition(topic, index, 0)])
     found, deadline = [], time.monotonic() + 60
@@ -170,8 +175,30 @@ def read_all(topic, index, level="read_committed"):
                 reader.close()
                 return found
             continue
-        found.append((message.offset(), message.value().decode()))
+        found.append((message.offset(), take(message)))
     raise AssertionError(f"{topic}-{index} does not end")
+
+
+def sql(statement):
+    body = json.dumps({"ksql": statement}).encode()
+    request = urllib.request.Request(f"http://{http}/ksql", body, {"Content-Type": "application/json"})
+    urllib.request.urlopen(request, timeout=30).read()
+
+
+def check_queries(numbers):
+    """What rule 5 finds; the queries have a minute to arrive at the end."""
+    wanted = [f"{number},{2 * number}" for number in numbers]
+    deadline, found = time.monotonic() + 60, []
+    while len(found) < len(wanted) and time.monotonic() < deadline:
+        found = [value for _, value in read_all("doubled", 0)]
+    if found != wanted:
+        at = next((at for at, pair in enumerate(zip(found, wanted)) if pair[0] != pair[1]), min(len(found), len(wanted)))
+        yield f"doubled: {len(found)} rows of {len(wanted)}, the first that differs is {at}"
+    counts = dict(row for _, row in read_all("counted", 0, take=lambda message: (message.key(), message.value())))
+    should = {key: str(len(numbers[key::10])).encode() for key in range(10) if numbers[key::10]}
+    counts = {int.from_bytes(key, "big"): value for key, value in counts.items()}
+    if counts != should:
+        yield f"counted: {counts}, not {should}"
 
 
 def check(writers):
@@ -205,9 +232,11 @@ def check(writers):
         wrong.append(f"input: {len(source)} records, {fed[0]} were acknowledged")
     if copied != source:
         wrong.append("output is not input, each once and in order")
+    wrong += check_queries(list(range(fed[0])))
     restarts = sum(writer.restarts for writer in writers)
     print(f"transactions {counts}, {restarts} producers, {len(there)} records, "
           f"{len(copied)} of {len(source)} copied, {sum(map(len, seen.values()))} seen while looking on")
+    print(f"COUNT transactions {sum(counts.values())}\nCOUNT copied {len(copied)}\nCOUNT queried {len(source)}")
     for line in wrong[:20]:
         print(line)
     if not wrong and counts["committed"] > 20 and counts["aborted"] > 5 and source:
@@ -219,6 +248,10 @@ new = [NewTopic(topic, count, 1) for topic, count in {**TOPICS, "input": 1, "out
 admin = AdminClient({"bootstrap.servers": address})
 for future in admin.create_topics(new).values():
     future.result()
+sql("CREATE STREAM numbers (n INT) WITH (KAFKA_TOPIC='input', VALUE_FORMAT='DELIMITED');")
+sql("CREATE STREAM doubled WITH (KAFKA_TOPIC='doubled') AS SELECT n, n * 2 AS d FROM numbers EMIT CHANGES;")
+sql("CREATE TABLE counted WITH (KAFKA_TOPIC='counted', PARTITIONS=1) AS SELECT n % 10 AS k, COUNT(*) AS c FROM numbers "
+    "GROUP BY n % 10 EMIT CHANGES;")
 writers = [Writer(number) for number in range(WRITERS)]
 threads = writers + [threading.Thread(target=work) for work in (copy, feed, look_on)]
 for thread in threads:
