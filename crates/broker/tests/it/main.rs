@@ -9,5 +9,6 @@ mod clients;
 mod hostile;
 mod java;
 mod kill;
+mod members;
 mod security;
 mod server;
