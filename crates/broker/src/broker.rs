@@ -471,6 +471,12 @@ impl Broker {
                 Reply::message(self.on_describe_cluster(peer, &body, version))
             }
             RequestKind::DescribeTopicPartitions(body) => Reply::message(self.on_describe_topics(body)),
+            RequestKind::DescribeLogDirs(body) => Reply::message(self.on_describe_log_dirs(body)),
+            RequestKind::ElectLeaders(body) => Reply::message(self.on_elect_leaders(body)),
+            RequestKind::AlterPartitionReassignments(body) => {
+                Reply::message(self.on_alter_reassignments(body))
+            }
+            RequestKind::ListPartitionReassignments(_) => Reply::message(Self::on_list_reassignments()),
             RequestKind::InitProducerId(body) => Reply::message(self.on_init_producer_id(&body, version)),
             RequestKind::AddPartitionsToTxn(body) => Reply::message(self.on_add_partitions(body, version)),
             RequestKind::AddOffsetsToTxn(body) => Reply::message(self.on_add_offsets(&body, version)),

@@ -20,6 +20,7 @@ pub mod metadata;
 pub mod metrics;
 pub mod offsets;
 
+pub mod placement;
 pub mod produce;
 pub mod rebuild;
 pub mod security;

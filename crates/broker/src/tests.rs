@@ -310,6 +310,20 @@ pub(crate) fn sample(api: ApiKey, version: i16) -> RequestKind {
             ListTransactionsRequest::default().with_state_filters(vec![text("x")]).into()
         }
         ApiKey::ListConfigResources => ListConfigResourcesRequest::default().into(),
+        ApiKey::DescribeLogDirs => DescribeLogDirsRequest::default().with_topics(None).into(),
+        ApiKey::ListPartitionReassignments => ListPartitionReassignmentsRequest::default().into(),
+        ApiKey::ElectLeaders => {
+            let topic = elect_leaders_request::TopicPartitions::default()
+                .with_topic(finds())
+                .with_partitions(vec![0, 9]);
+            ElectLeadersRequest::default().with_topic_partitions(Some(vec![topic])).into()
+        }
+        ApiKey::AlterPartitionReassignments => {
+            let topic = alter_partition_reassignments_request::ReassignableTopic::default()
+                .with_name(finds())
+                .with_partitions(vec![Default::default()]);
+            AlterPartitionReassignmentsRequest::default().with_topics(vec![topic]).into()
+        }
         ApiKey::DescribeTopicPartitions => {
             DescribeTopicPartitionsRequest::default().with_response_partition_limit(1).into()
         }

@@ -94,12 +94,15 @@ fn needs(api: ApiKey, version: i16) -> (&'static [(O, R)], i16) {
         }
         ApiKey::EndTxn => (&[(O::Write, R::TransactionalId)], TRANSACTIONAL_ID),
         ApiKey::DescribeTransactions => (&[(O::Describe, R::TransactionalId)], TRANSACTIONAL_ID),
-        ApiKey::DescribeAcls | ApiKey::DescribeUserScramCredentials => {
-            (&[(O::Describe, R::Cluster)], CLUSTER_CODE)
-        }
-        ApiKey::CreateAcls | ApiKey::DeleteAcls | ApiKey::AlterUserScramCredentials => {
-            (&[(O::Alter, R::Cluster)], CLUSTER_CODE)
-        }
+        ApiKey::DescribeAcls
+        | ApiKey::DescribeUserScramCredentials
+        | ApiKey::DescribeLogDirs
+        | ApiKey::ListPartitionReassignments => (&[(O::Describe, R::Cluster)], CLUSTER_CODE),
+        ApiKey::CreateAcls
+        | ApiKey::DeleteAcls
+        | ApiKey::AlterUserScramCredentials
+        | ApiKey::ElectLeaders
+        | ApiKey::AlterPartitionReassignments => (&[(O::Alter, R::Cluster)], CLUSTER_CODE),
         ApiKey::DescribeClientQuotas => (&[(O::DescribeConfigs, R::Cluster)], CLUSTER_CODE),
         ApiKey::AlterClientQuotas => (&[(O::AlterConfigs, R::Cluster)], CLUSTER_CODE),
         _ => (&[], 0),
@@ -121,6 +124,10 @@ fn allow(operation: O, resource: R) -> Acl {
 /// Whether the sample is answered without the ACL at that place: it is needed for other contents only.
 fn is_optional(api: ApiKey, version: i16, place: usize) -> bool {
     use ApiKey as A;
+    // its first versions have no code for the whole: a stranger gets an empty answer
+    if api == A::DescribeLogDirs && version < 3 {
+        return true;
+    }
     place == 1
         && match api {
             A::FindCoordinator

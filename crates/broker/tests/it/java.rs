@@ -1,6 +1,7 @@
 //! Apache Kafka's own Java tools: the transactional copier, verifiable consumers, the scripts of its administrators, and
 //! `kafka-dump-log` on our segments.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::clients::kcat;
@@ -142,6 +143,7 @@ fn the_administrators_scripts_do_their_work() {
 
     let lines: String = (0..100).map(|number| format!("key:value-{number}\n")).collect();
     kcat(&server, &["-P", "-t", "orders", "-p", "0", "-K", ":", "-z", "lz4"], &lines);
+    placement_is_told_and_no_other_is_taken(&server, dir.path());
     kcat(&server, &["-G", "readers", "-e", "-X", "auto.offset.reset=earliest", "orders"], "");
     assert!(has_line(&groups(&["--list"]), &["readers"]));
     groups(&[
@@ -168,4 +170,28 @@ fn the_administrators_scripts_do_their_work() {
     assert!(dumped.contains("compresscodec: lz4") && dumped.contains("payload: value-99"), "{dumped}");
     let dumped = tool("DumpLogSegments", &["--files", &segment("__consumer_offsets-0"), "--offsets-decoder"]);
     assert!(dumped.contains("\"group\":\"readers\"") && dumped.contains("\"offset\":40"), "{dumped}");
+}
+
+/// kafka-log-dirs, kafka-leader-election and kafka-reassign-partitions on the topic `orders` of four partitions.
+fn placement_is_told_and_no_other_is_taken(server: &Server, dir: &Path) {
+    let address = server.address();
+    let at = ["--bootstrap-server", address.as_str()];
+    let told = tool("LogDirsCommand", &[&at[..], &["--describe", "--topic-list", "orders"]].concat());
+    let size = std::fs::metadata(dir.join("topics/orders-0/00000000000000000000.log")).unwrap().len();
+    assert!(size > 0);
+    assert!(told.contains(&format!("\"partition\":\"orders-0\",\"size\":{size},")), "{size}: {told}");
+    assert!(told.contains("\"partition\":\"orders-3\",\"size\":0,"), "{told}");
+    assert!(!told.contains("__consumer_offsets"), "only what was asked for: {told}");
+    let elect = ["--election-type", "preferred", "--topic", "orders", "--partition", "0"];
+    let told = tool("LeaderElectionCommand", &[&at[..], &elect].concat());
+    assert!(told.contains("already elected"), "{told}");
+
+    let reassign = |arguments: &[&str]| {
+        let mut command =
+            herdsman_testkit::kafka_tool("org.apache.kafka.tools.reassign.ReassignPartitionsCommand");
+        let output = command.args(at).args(arguments).output().unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    let told = reassign(&["--list"]);
+    assert!(told.contains("No partition reassignments found"), "{told}");
 }

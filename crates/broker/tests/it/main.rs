@@ -8,5 +8,6 @@
 mod clients;
 mod hostile;
 mod java;
+mod members;
 mod security;
 mod server;

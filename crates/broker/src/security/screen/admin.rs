@@ -12,10 +12,14 @@ use herdsman_wire::kafka_protocol::messages::create_topics_response::CreatableTo
 use herdsman_wire::kafka_protocol::messages::delete_acls_response::DeleteAclsFilterResult;
 use herdsman_wire::kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use herdsman_wire::kafka_protocol::messages::describe_configs_response::DescribeConfigsResult;
+use herdsman_wire::kafka_protocol::messages::elect_leaders_response::{
+    PartitionResult, ReplicaElectionResult,
+};
 use herdsman_wire::kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse as IncrementalResponse;
 use herdsman_wire::kafka_protocol::messages::{
     AlterConfigsRequest, AlterUserScramCredentialsRequest, CreatePartitionsRequest, CreateTopicsRequest,
-    DeleteTopicsRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest, ResponseKind,
+    DeleteTopicsRequest, DescribeConfigsRequest, ElectLeadersRequest, ElectLeadersResponse,
+    IncrementalAlterConfigsRequest, ResponseKind,
 };
 
 use super::{CLUSTER, GROUP, PASSED, Screened, TOPIC, refused, take, then};
@@ -208,4 +212,16 @@ pub(super) fn refused_users(
             AlterUserScramCredentialsResult::default().with_user(user.clone()).with_error_code(CLUSTER)
         })
         .collect()
+}
+
+/// Each election refused; the code of the whole answer exists since version 1.
+pub(super) fn refused_elections(request: &mut ElectLeadersRequest, version: i16) -> ElectLeadersResponse {
+    let asked = request.topic_partitions.take().unwrap_or_default();
+    let results = asked.into_iter().map(|topic| {
+        let refuse = |index| PartitionResult::default().with_partition_id(index).with_error_code(CLUSTER);
+        let partitions = topic.partitions.into_iter().map(refuse).collect();
+        ReplicaElectionResult::default().with_topic(topic.topic).with_partition_result(partitions)
+    });
+    let response = ElectLeadersResponse::default().with_replica_election_results(results.collect());
+    if version >= 1 { response.with_error_code(CLUSTER) } else { response }
 }

@@ -5,9 +5,10 @@
 
 use herdsman_wire::kafka_protocol::ResponseError;
 use herdsman_wire::kafka_protocol::messages::{
-    AlterClientQuotasResponse, AlterUserScramCredentialsResponse, CreateAclsResponse, DeleteAclsResponse,
-    DescribeAclsResponse, DescribeClientQuotasResponse, DescribeUserScramCredentialsResponse,
-    ListConfigResourcesResponse, RequestKind,
+    AlterClientQuotasResponse, AlterPartitionReassignmentsResponse, AlterUserScramCredentialsResponse,
+    CreateAclsResponse, DeleteAclsResponse, DescribeAclsResponse, DescribeClientQuotasResponse,
+    DescribeLogDirsResponse, DescribeUserScramCredentialsResponse, ListConfigResourcesResponse,
+    ListPartitionReassignmentsResponse, RequestKind,
 };
 use herdsman_wire::kafka_protocol::protocol::StrBytes;
 use herdsman_wire::{Reply, Request};
@@ -142,6 +143,22 @@ impl Broker {
                 refused(ListConfigResourcesResponse::default().with_error_code(CLUSTER))
             }
             R::DescribeAcls(_) if gate.may_cluster(O::Describe) => PASSED,
+            R::DescribeLogDirs(_) | R::ListPartitionReassignments(_) if gate.may_cluster(O::Describe) => {
+                PASSED
+            }
+            R::ElectLeaders(_) | R::AlterPartitionReassignments(_) if gate.may_cluster(O::Alter) => PASSED,
+            R::DescribeLogDirs(_) => refused(DescribeLogDirsResponse::default().with_error_code(CLUSTER)),
+            R::ListPartitionReassignments(_) => refused(
+                ListPartitionReassignmentsResponse::default()
+                    .with_error_code(CLUSTER)
+                    .with_error_message(said()),
+            ),
+            R::ElectLeaders(body) => refused(admin::refused_elections(body, version)),
+            R::AlterPartitionReassignments(_) => refused(
+                AlterPartitionReassignmentsResponse::default()
+                    .with_error_code(CLUSTER)
+                    .with_error_message(said()),
+            ),
             R::CreateAcls(_) | R::DeleteAcls(_) if gate.may_cluster(O::Alter) => PASSED,
             R::DescribeClientQuotas(_) if gate.may_cluster(O::DescribeConfigs) => PASSED,
             R::AlterClientQuotas(_) if gate.may_cluster(O::AlterConfigs) => PASSED,
