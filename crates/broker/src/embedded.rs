@@ -11,7 +11,7 @@ use std::time::Duration;
 use herdsman_bus::{
     Bus, BusError, Committer, Fetched, OffsetRange, Produced, Reader, TopicDescription, TopicSpec,
 };
-use herdsman_log::{LogError, TopicMeta};
+use herdsman_log::{LogError, TailReader, TopicMeta};
 use herdsman_record::{Batch, TopicPartition};
 
 use crate::partition_state::PartitionState;
@@ -128,7 +128,12 @@ impl Bus for EmbeddedBus {
     }
 
     fn reader(&self, start: &[(TopicPartition, i64)]) -> Result<Box<dyn Reader>, BusError> {
-        let mut reader = EmbeddedReader { broker: Arc::clone(&self.broker), positions: Vec::new(), turn: 0 };
+        let mut reader = EmbeddedReader {
+            _tails: self.broker.log.tail_reader(),
+            broker: Arc::clone(&self.broker),
+            positions: Vec::new(),
+            turn: 0,
+        };
         for (topic_partition, offset) in start {
             reader.seek(topic_partition, *offset)?;
         }
@@ -168,6 +173,8 @@ struct Position {
 }
 
 struct EmbeddedReader {
+    /// Keeps what is appended in memory for it.
+    _tails: TailReader,
     broker: Arc<Broker>,
     positions: Vec<Position>,
     /// Which partition begins the next round, so that none starves when `max_bytes` is short.

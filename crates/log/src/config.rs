@@ -10,7 +10,7 @@ use crate::LogError;
 /// Settings of a whole log; the per-topic ones are defaults that a topic's configs override.
 #[derive(Debug, Clone)]
 pub struct LogConfig {
-    /// Memory for the tails of all partitions together, bytes.
+    /// Memory for the tails of all partitions together while somebody in this process reads, bytes.
     pub tail_bytes_max: usize,
     /// Size of one of the two journal files of atomic appends, bytes; one larger entry still fits.
     pub journal_bytes_max: u64,

@@ -51,6 +51,7 @@ pub use config::{ConfigKey, ConfigKind, LogConfig, TOPIC_CONFIGS, check_configs}
 pub use error::LogError;
 pub use log::Log;
 pub use recovery::Recovery;
+pub use tail::TailReader;
 pub use topic::{PARTITIONS_MAX, TopicId, TopicMeta, check_name};
 
 /// Where a partition stands while its append lock is held.

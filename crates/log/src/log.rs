@@ -13,7 +13,7 @@ use crate::config::{TopicConfig, check_configs, effective, nearest};
 use crate::journal::{self, Journal};
 use crate::notify::Notify;
 use crate::partition::{Partition, Place};
-use crate::tail::TailBudget;
+use crate::tail::{TailBudget, TailReader};
 use crate::topic::{check_name, check_partitions, load_catalog, store_catalog};
 use crate::{
     LogConfig, LogError, Maintained, PartitionTail, ReadOut, Recovery, TopicId, TopicMeta, hold, read_lock,
@@ -412,6 +412,13 @@ impl Log {
     /// Bytes on disk of one partition.
     pub fn size(&self, tp: &TopicPartition) -> Result<u64, LogError> {
         Ok(self.partition(tp)?.size())
+    }
+
+    /// Begins to keep the newest batches in memory for a reader of this process, as long as the answer lives; without any,
+    /// only the last MiB is kept.
+    #[must_use]
+    pub fn tail_reader(&self) -> TailReader {
+        TailReader::new(&self.place.budget)
     }
 
     /// Bytes all tails hold in memory now.

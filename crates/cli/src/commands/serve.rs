@@ -41,6 +41,10 @@ impl Serve {
         config.kafka = self.kafka.or(config.kafka);
         config.http = self.http.or(config.http);
         config.allow_anonymous |= self.allow_anonymous;
+        // a heap of many small pieces in pages of 2 MiB: measured 88 MiB at its peak instead of 26, at the same speed
+        if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+            tracing::info!(%error, "huge pages stay on");
+        }
         let (stop, stopped) = mpsc::sync_channel(1);
         ctrlc::set_handler(move || {
             let _ = stop.try_send(());
