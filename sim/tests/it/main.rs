@@ -83,7 +83,3 @@ fn every_acknowledged_record_transaction_and_result_survives_100_kills() {
     change("kill");
 }
 
-#[test]
-fn hostile_sockets_cost_little_memory_and_good_clients_are_served() {
-    change("hostile");
-}

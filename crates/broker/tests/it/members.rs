@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use herdsman_testkit::{Process, kafka_tool, system_program};
+use herdsman_testkit::{Process, kafka_tool};
 
 use crate::clients::kcat;
 use crate::server::{Server, free_port};
@@ -90,23 +90,6 @@ fn the_rest_takes_over(member: impl Fn(&Server) -> Command, place: fn(&str) -> O
         .flat_map(|partition| (before..after).map(move |offset| (partition, offset)))
         .collect();
     assert_eq!(rest, wanted, "each record after the commits, once, and none before them");
-}
-
-#[test]
-fn kcat_takes_over_the_partitions_of_a_killed_member() {
-    let member = |server: &Server| {
-        let mut kcat = system_program("kcat");
-        kcat.args(["-b", &server.address(), "-q", "-u", "-G", "readers", "-f", "%p %o\n"]);
-        for setting in ["auto.offset.reset=earliest", "auto.commit.interval.ms=100"] {
-            kcat.args(["-X", setting]);
-        }
-        kcat.args(["-X", &format!("session.timeout.ms={SESSION_MS}"), "finds"]);
-        kcat
-    };
-    the_rest_takes_over(member, |line| {
-        let (partition, offset) = line.split_once(' ')?;
-        Some((partition.parse().ok()?, offset.parse().ok()?))
-    });
 }
 
 #[test]
