@@ -82,4 +82,3 @@ fn offsets_and_event_ids_behave_as_one_copy() {
 fn every_acknowledged_record_transaction_and_result_survives_100_kills() {
     change("kill");
 }
-
