@@ -313,8 +313,10 @@ impl Broker {
         self.compact_topics();
         self.keep_producers(self.config.producers_kept_every_bytes)?;
         self.report_repeats(false);
-        self.keep_producers_retained()?;
-        self.log.maintain(self.clock.now_ms())?;
+        // what records say of their producers is kept before retention deletes them
+        self.log.maintain_with(self.clock.now_ms(), |at, start| {
+            self.state(at)?.keep_before(&self.log, at, start)
+        })?;
         Ok(())
     }
 
@@ -328,18 +330,6 @@ impl Broker {
                 }
             }
         }
-    }
-
-    /// Keeps what records that retention is about to delete say of their producers.
-    fn keep_producers_retained(&self) -> Result<(), BrokerError> {
-        let now_ms = self.clock.now_ms();
-        for topic in self.all_topics() {
-            for (index, state) in (0..).zip(&topic.states) {
-                let at = topic.partition(index)?;
-                state.keep_before(&self.log, &at, self.log.retained_from(&at, now_ms)?)?;
-            }
-        }
-        Ok(())
     }
 
     /// Keeps the producers of every partition that grew by `bytes_grown`: what a start reads back is bounded by that.

@@ -12,7 +12,9 @@ use herdsman_record::batch::crc32c;
 
 const MAGIC: &[u8; 4] = b"HIDX";
 const VERSION: u16 = 2;
-const HEADER_LEN: usize = 43;
+pub(crate) const HEADER_LEN: usize = 43;
+/// Where `covered` stands.
+const COVERED: usize = 14;
 const ENTRY_LEN: usize = 24;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +118,11 @@ impl Index {
         out
     }
 
+    /// Bytes of the segment that the index whose file begins with `header` covers; not checked by its checksum.
+    pub(crate) fn covered_of(header: &[u8; HEADER_LEN]) -> Option<u64> {
+        Some(i64_at(header, COVERED)?.cast_unsigned())
+    }
+
     /// The index in `bytes`, if it is whole and of the segment that begins at `base_offset`.
     pub(crate) fn decode(bytes: &[u8], base_offset: i64) -> Option<Self> {
         let (body, crc) = bytes.split_last_chunk::<4>()?;
@@ -136,7 +143,7 @@ impl Index {
         Some(Self {
             base_offset,
             entries: entries.chunks_exact(ENTRY_LEN).map(entry).collect::<Option<_>>()?,
-            covered: i64_at(header, 14)?.cast_unsigned(),
+            covered: i64_at(header, COVERED)?.cast_unsigned(),
             end_offset: i64_at(header, 22)?,
             max_timestamp_ms: i64_at(header, 30)?,
             has_producers: header.get(38) != Some(&0),

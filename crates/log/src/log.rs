@@ -403,12 +403,6 @@ impl Log {
         Ok(partition.start())
     }
 
-    /// The log start that retention asks for now: [`Log::maintain`] deletes what lies below.
-    pub fn retained_from(&self, tp: &TopicPartition, now_ms: i64) -> Result<i64, LogError> {
-        let partition = self.partition(tp)?;
-        partition.retained_from(now_ms, &partition.config())
-    }
-
     /// Bytes on disk of one partition.
     pub fn size(&self, tp: &TopicPartition) -> Result<u64, LogError> {
         Ok(self.partition(tp)?.size())
@@ -448,10 +442,23 @@ impl Log {
     /// Retention, `segment.ms`, `flush.ms`, the journal's and the recovery checkpoint's upkeep; call about once a
     /// second. `now_ms` is the wall clock. One failing partition does not stop the others; the first error is returned.
     pub fn maintain(&self, now_ms: i64) -> Result<Maintained, LogError> {
-        let mut outcome = self.journal.settle();
+        self.maintain_with(now_ms, |_, _| Ok(()))
+    }
+
+    /// As [`Log::maintain`]; `before` hears of each partition whose records below an offset are about to be deleted. If it fails
+    /// they stay.
+    ///
+    /// # Errors
+    /// The first error, of the log or of `before`.
+    pub fn maintain_with<E: From<LogError>>(
+        &self,
+        now_ms: i64,
+        before: impl Fn(&TopicPartition, i64) -> Result<(), E>,
+    ) -> Result<Maintained, E> {
+        let mut outcome = self.journal.settle().map_err(E::from);
         let mut done = Maintained::default();
         for partition in self.partitions() {
-            match partition.maintain(now_ms) {
+            match partition.maintain(now_ms, |start| before(&partition.name, start)) {
                 Ok((segments, bytes)) => {
                     done.segments_deleted += segments;
                     done.bytes_deleted += bytes;
@@ -459,7 +466,7 @@ impl Log {
                 Err(error) => outcome = outcome.and(Err(error)),
             }
         }
-        outcome.and(self.checkpoint(&mut hold(&self.admin))).map(|()| done)
+        outcome.and(self.checkpoint(&mut hold(&self.admin)).map_err(E::from)).map(|()| done)
     }
 
     /// Writes the checkpoint if a recovery point or log start moved.

@@ -545,7 +545,7 @@ impl Partition {
     }
 
     /// Where retention wants the log to start. Never above the active segment's first offset.
-    pub(crate) fn retained_from(&self, now_ms: i64, config: &TopicConfig) -> Result<i64, LogError> {
+    fn retained_from(&self, now_ms: i64, config: &TopicConfig) -> Result<i64, LogError> {
         let mut start = self.start();
         if !config.delete {
             return Ok(start);
@@ -569,8 +569,12 @@ impl Partition {
         Ok(start.min(self.high_watermark()))
     }
 
-    /// `segment.ms`, `flush.ms` and retention. Returns (segments, bytes) deleted.
-    pub(crate) fn maintain(&self, now_ms: i64) -> Result<(usize, u64), LogError> {
+    /// `segment.ms`, `flush.ms` and retention, whose new log start `before` hears first. Returns (segments, bytes) deleted.
+    pub(crate) fn maintain<E: From<LogError>>(
+        &self,
+        now_ms: i64,
+        before: impl FnOnce(i64) -> Result<(), E>,
+    ) -> Result<(usize, u64), E> {
         let config = self.config();
         let (end, sealed) = {
             let Ok(mut writer) = self.lock() else { return Ok((0, 0)) };
@@ -587,7 +591,11 @@ impl Partition {
             self.sync_file(end)?;
         }
         let start = self.retained_from(now_ms, &config)?;
-        if start > self.start() { self.delete_before(start) } else { Ok((0, 0)) }
+        if start <= self.start() {
+            return Ok((0, 0));
+        }
+        before(start)?;
+        Ok(self.delete_before(start)?)
     }
 
     fn flush_is_due(&self, now_ms: i64, end: i64, flush_ms: i64) -> bool {

@@ -10,7 +10,7 @@ use herdsman_host::{Disk, DiskFile};
 use herdsman_record::batch::HEADER_LEN;
 use herdsman_record::{Batch, Header, TopicPartition};
 
-use crate::index::Index;
+use crate::index::{self, Index};
 use crate::scan::{Damage, Walked, Window, contradicts, walk};
 use crate::{LogError, read_lock, write_lock};
 
@@ -135,7 +135,10 @@ impl Segment {
     /// What shows without reading it that a sealed file is not the one that was written: another's, or cut short.
     pub(crate) fn misfit(&self, disk: &dyn Disk, next_base: i64) -> io::Result<Option<String>> {
         let end = self.len();
-        if let Some(index) = self.stored_index(disk).filter(|index| index.covered > end) {
+        // the whole index is read, and its checksum checked, only when its first bytes say that something is missing
+        if self.stored_index_covers(disk).is_some_and(|covered| covered > end)
+            && let Some(index) = self.stored_index(disk).filter(|index| index.covered > end)
+        {
             return Ok(Some(format!("ends at byte {end}, and had {} bytes", index.covered)));
         }
         if end == 0 {
@@ -172,6 +175,16 @@ impl Segment {
             from += chunk.len().max(1) as u64;
         }
         Ok(())
+    }
+
+    fn stored_index_covers(&self, disk: &dyn Disk) -> Option<u64> {
+        let path = self.index_path();
+        if !disk.exists(&path) {
+            return None;
+        }
+        let mut header = [0; index::HEADER_LEN];
+        let read = disk.open(&path, false).ok()?.read_at(0, &mut header).ok()?;
+        (read == header.len()).then(|| Index::covered_of(&header)).flatten()
     }
 
     fn stored_index(&self, disk: &dyn Disk) -> Option<Index> {
