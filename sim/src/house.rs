@@ -8,15 +8,16 @@ use herdsman_broker::{Broker, BrokerConfig, SecurityConfig};
 use herdsman_host::{Clock, Disk, Seed};
 use herdsman_log::{LogConfig, LogError, Recovery};
 use herdsman_record::{Batch, BatchBuilder, Compression, TopicPartition};
+use herdsman_wire::Reply;
 use herdsman_wire::kafka_protocol::messages::{
     AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, ApiKey, CreateAclsRequest, DescribeAclsRequest,
     EndTxnRequest, FetchRequest, GroupId, InitProducerIdRequest, OffsetCommitRequest, OffsetFetchRequest,
-    ProduceRequest, ProducerId, RequestKind, ResponseKind, TopicName, TransactionalId,
-    TxnOffsetCommitRequest, add_partitions_to_txn_request, create_acls_request, fetch_request,
-    offset_commit_request, offset_fetch_request, produce_request, txn_offset_commit_request,
+    ProduceRequest, ProducerId, RequestKind, ResponseKind, TransactionalId, TxnOffsetCommitRequest,
+    add_partitions_to_txn_request, create_acls_request, fetch_request, offset_commit_request,
+    offset_fetch_request, produce_request, txn_offset_commit_request,
 };
-use herdsman_wire::kafka_protocol::protocol::StrBytes;
-use herdsman_wire::{Handler as _, Head, Peer, Reply, Request, ShareExtras};
+
+use crate::connection::{Connection, batches, configs, text, topic};
 
 /// The data folder on every simulated disk.
 pub const FOLDER: &str = "/data";
@@ -75,20 +76,11 @@ pub struct House {
     pub broker: Arc<Broker>,
     /// What opening the data folder found.
     pub recovery: Recovery,
-    peer: Arc<Peer>,
-    runtime: tokio::runtime::Runtime,
+    connection: Connection,
 }
 
 /// Error codes of the protocol.
 pub type Code = i16;
-
-fn text(value: &str) -> StrBytes {
-    StrBytes::from_string(value.to_owned())
-}
-
-fn topic(at: &TopicPartition) -> TopicName {
-    TopicName(text(&at.topic))
-}
 
 fn code(code: i16) -> Result<(), Code> {
     if code == 0 { Ok(()) } else { Err(code) }
@@ -112,12 +104,6 @@ pub fn batch(values: &[String], producer: Option<(Claim, i32)>, transactional: b
         builder.append(now_ms, Some(key.as_bytes()), Some(value.as_bytes()), &[]);
     }
     builder.finish(Compression::None).expect("a small batch")
-}
-
-/// Topic configs from pairs.
-#[must_use]
-pub fn configs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 impl House {
@@ -155,43 +141,22 @@ impl House {
         let config = BrokerConfig { offsets_bytes_max: 60_000, security, ..BrokerConfig::default() };
         let (broker, recovery) =
             Broker::open(disk, folder, clock, log_config, config).map_err(|error| error.to_string())?;
-        Self::of(Arc::new(broker), recovery)
+        Ok(Self::of(Arc::new(broker), recovery))
     }
 
     /// One more client of the same broker.
-    ///
-    /// # Errors
-    /// No runtime can be made.
-    pub fn beside(broker: &Arc<Broker>) -> Result<Self, String> {
+    #[must_use]
+    pub fn beside(broker: &Arc<Broker>) -> Self {
         Self::of(Arc::clone(broker), Recovery::default())
     }
 
-    fn of(broker: Arc<Broker>, recovery: Recovery) -> Result<Self, String> {
-        let local = std::net::SocketAddr::from(([127, 0, 0, 1], 9092));
-        let peer = Peer { id: 1, remote: local, local, listener: Arc::default(), subject: None };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .map_err(|error| error.to_string())?;
-        Ok(Self { broker, recovery, peer: Arc::new(peer), runtime })
-    }
-
-    /// Sends one request.
-    pub fn ask(&self, api: ApiKey, version: i16, body: impl Into<RequestKind>) -> Reply {
-        let head = Head {
-            api_key: api as i16,
-            api_version: version,
-            correlation_id: 1,
-            client_id: Some(StrBytes::from_static_str("sim")),
-        };
-        let request = Request { head, api, body: body.into(), share: ShareExtras::default() };
-        let mut session = self.broker.connect(&self.peer);
-        self.runtime.block_on(self.broker.handle(&self.peer, &mut session, request)).reply
+    fn of(broker: Arc<Broker>, recovery: Recovery) -> Self {
+        Self { connection: Connection::new(Arc::clone(&broker)), broker, recovery }
     }
 
     fn message(&self, api: ApiKey, version: i16, body: impl Into<RequestKind>) -> Option<ResponseKind> {
-        match self.ask(api, version, body) {
-            Reply::Message(message) => Some(*message),
+        match self.connection.call(api, version, body) {
+            Ok(Reply::Message(message)) => Some(*message),
             _ => None,
         }
     }
@@ -506,17 +471,13 @@ impl House {
             .with_session_epoch(-1)
             .with_isolation_level(i8::from(read_committed))
             .with_topics(vec![topic]);
-        let Reply::Fetch(answer) = self.ask(ApiKey::Fetch, 12, request) else { return Err(-1) };
+        let answer = self.connection.call(ApiKey::Fetch, 12, request);
+        let Ok(Reply::Fetch(answer)) = answer else { return Err(-1) };
         code(answer.error_code)?;
         let part = answer.topics.into_iter().flat_map(|topic| topic.partitions).next();
         let Some(part) = part else { return Err(-1) };
         code(part.error_code)?;
-        let mut batches = Vec::new();
-        for mut bytes in part.records {
-            while !bytes.is_empty() {
-                batches.push(Batch::split_first(&mut bytes).map_err(|_| -2_i16)?);
-            }
-        }
+        let batches = batches(part.records).map_err(|_| -2_i16)?;
         let end = if read_committed { part.last_stable_offset } else { part.high_watermark };
         let mut aborted = part.aborted.unwrap_or_default();
         aborted.sort_by_key(|(_, first)| *first);

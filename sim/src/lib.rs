@@ -4,6 +4,7 @@
 //! change must pass, run by `./test`, and what was reached once on demand. `cargo run --release -p herdsman-sim -- ROW`
 //! runs one and adds a line to `sim/LEDGER.jsonl`; a failure prints its seed and the command that replays it.
 
+pub mod connection;
 pub mod house;
 pub mod ledger;
 pub mod row;

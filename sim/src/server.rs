@@ -1,12 +1,14 @@
 //! `herdsman serve` as a real process, and what the system says of it.
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use herdsman_host::{Clock as _, RealClock};
+use herdsman_testkit::Process;
 
 /// The program: `HERDSMAN_BIN`, or the one beside what runs now.
 #[must_use]
@@ -22,7 +24,10 @@ pub fn program() -> PathBuf {
 /// A running server; killed, by its id, when dropped.
 #[derive(Debug)]
 pub struct Server {
-    child: Child,
+    /// The process.
+    pub process: Process,
+    /// Port of its Kafka listener on 127.0.0.1; `None` with other listeners than that.
+    pub kafka: Option<u16>,
     /// Where its HTTP listener is.
     pub http: String,
     /// From the start of the process to its ready line.
@@ -35,6 +40,18 @@ impl Server {
     /// # Errors
     /// It cannot be started, or ends without a ready line.
     pub fn start(data: &Path, arguments: &[&str]) -> Result<Self, String> {
+        Self::start_within(data, arguments, &[])
+    }
+
+    /// As [`Server::start`], with more environment.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_within(
+        data: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &OsStr)],
+    ) -> Result<Self, String> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(data.with_extension("log"));
         let log = log.map_err(|error| format!("the server's log: {error}"))?;
         let started = RealClock.monotonic_ns();
@@ -43,6 +60,7 @@ impl Server {
             .args(["serve", "--http", "127.0.0.1:0", "--data"])
             .arg(data)
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -54,33 +72,14 @@ impl Server {
         }
         let ready = Duration::from_nanos(RealClock.monotonic_ns() - started);
         let http = line.split("http ").nth(1).and_then(|rest| rest.split(',').next()).map(str::to_owned);
-        let mut server = Self { child, http: String::new(), ready };
-        let log = || std::fs::read_to_string(data.with_extension("log")).unwrap_or_default();
-        server.http = http.ok_or_else(|| format!("no ready line but {line:?}; its log: {}", log()))?;
-        Ok(server)
-    }
-
-    /// Its process id.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Whether it still runs.
-    pub fn is_running(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
-    }
-
-    /// kill -9, and waits for the end.
-    pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
+        let kafka =
+            line.split("kafka 127.0.0.1:").nth(1).and_then(|rest| rest.split(',').next()?.parse().ok());
+        let process = Process::from(child);
+        let Some(http) = http else {
+            let log = std::fs::read_to_string(data.with_extension("log")).unwrap_or_default();
+            return Err(format!("no ready line but {line:?}; its log: {log}"));
+        };
+        Ok(Self { process, kafka, http, ready })
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) use self::messages::{
     Abilities, Answer, Claim, Claimed, Command, Effect, Elsewhere, Event, Fill, Found, LeasedFill, LinkId,
     LoadId, Measured, Reply, Values, Want,
 };
-pub(crate) use self::planted::Fault;
+pub use self::planted::Fault;
 use crate::config::{GuardConfig, Lane, Objective};
 use crate::error::GuardError;
 use crate::histogram::Histogram;

@@ -6,57 +6,13 @@ mod history;
 mod trouble;
 mod world;
 
-use serde::Serialize;
-
 pub use self::herd::herd;
 pub use self::history::{History, leases};
 pub use self::trouble::{TroubleReport, trouble};
-use crate::core::Fault as Planted;
+pub use crate::core::Fault;
 use crate::core::sim;
 
-/// Faults that may be planted into the engine; each bit somebody once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum Fault {
-    /// A lease that outlives its holder for ever.
-    LeaseHeldByTheDead,
-    /// "Does not exist" is remembered for ever.
-    NegativeCacheNeverExpires,
-    /// A value is written though its lease was deleted while it was loaded.
-    StaleFillAfterDelete,
-    /// A look-up does not join the flight of its key.
-    TwoFlightsForOneKey,
-    /// Answers are given to the next key of the batch.
-    ReplyToTheWrongRequest,
-    /// A full batch keeps no places for the less urgent lanes.
-    LaneStarvation,
-    /// The tuner keeps whatever it tries.
-    TunerOscillates,
-}
-
 impl Fault {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::LeaseHeldByTheDead,
-        Self::NegativeCacheNeverExpires,
-        Self::StaleFillAfterDelete,
-        Self::TwoFlightsForOneKey,
-        Self::ReplyToTheWrongRequest,
-        Self::LaneStarvation,
-        Self::TunerOscillates,
-    ];
-
-    fn planted(self) -> Planted {
-        match self {
-            Self::LeaseHeldByTheDead => Planted::LeaseHeldByTheDead,
-            Self::NegativeCacheNeverExpires => Planted::NegativeCacheNeverExpires,
-            Self::StaleFillAfterDelete => Planted::StaleFillAfterDelete,
-            Self::TwoFlightsForOneKey => Planted::TwoFlightsForOneKey,
-            Self::ReplyToTheWrongRequest => Planted::ReplyToTheWrongRequest,
-            Self::LaneStarvation => Planted::LaneStarvation,
-            Self::TunerOscillates => Planted::TunerOscillates,
-        }
-    }
-
     /// Runs the trial that is to find it, with it planted; the finding, if there was one.
     ///
     /// # Errors
@@ -76,7 +32,7 @@ impl Fault {
 /// # Errors
 /// What a lane got, if that is less.
 pub fn lanes(seed: u64, fault: Option<Fault>) -> Result<(), String> {
-    sim::urgent_flood(seed, fault.map(Fault::planted))
+    sim::urgent_flood(seed, fault)
 }
 
 /// One seed of a steady load: the tuner must be quiet.
@@ -84,7 +40,7 @@ pub fn lanes(seed: u64, fault: Option<Fault>) -> Result<(), String> {
 /// # Errors
 /// What it did, if it was not.
 pub fn tuner(seed: u64, fault: Option<Fault>) -> Result<(), String> {
-    sim::steady_load(seed, fault.map(Fault::planted))
+    sim::steady_load(seed, fault)
 }
 
 #[cfg(test)]

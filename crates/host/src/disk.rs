@@ -7,9 +7,11 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+mod planted;
 mod real;
 mod sim;
 
+pub use planted::{Call, Fate, PlantedDisk};
 pub use real::RealDisk;
 pub use sim::{Crash, SimDisk};
 

@@ -9,6 +9,6 @@ pub mod net;
 pub mod seed;
 
 pub use clock::{Clock, RealClock, SimClock};
-pub use disk::{Crash, Disk, DiskFile, LockError, LockGuard, RealDisk, SimDisk};
+pub use disk::{Call, Crash, Disk, DiskFile, Fate, LockError, LockGuard, PlantedDisk, RealDisk, SimDisk};
 pub use net::{Listener, Net, RealNet, SimNet, Stream};
 pub use seed::Seed;

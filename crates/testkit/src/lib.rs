@@ -10,11 +10,13 @@
 //! ```
 
 mod caches;
+mod certificate;
 mod kafka;
 mod process;
 mod python;
 
 pub use caches::{MemcachedServer, RedisServer};
+pub use certificate::self_signed;
 pub use kafka::{KafkaServer, kafka_tool};
 pub use process::{Process, free_port, free_ports, system_program, test_cache, wait_for_port};
 pub use python::kafka_python;

@@ -75,6 +75,11 @@ impl Process {
         Self { child }
     }
 
+    /// Waits until it ends by itself; whether it ended well.
+    pub fn wait(&mut self) -> bool {
+        self.child.wait().is_ok_and(|status| status.success())
+    }
+
     /// Process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
@@ -90,6 +95,12 @@ impl Process {
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl From<Child> for Process {
+    fn from(child: Child) -> Self {
+        Self { child }
     }
 }
 

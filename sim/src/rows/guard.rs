@@ -1,10 +1,10 @@
 //! The guard: its cache in trouble, its leases and flights as one copy, and the faults that these trials must find.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::process::Command;
 
 use herdsman_guard::trial::{self, Fault};
+use herdsman_testkit::RedisServer;
 
 use crate::row::{Failure, Order, Row, Tally, each_seed};
 
@@ -56,62 +56,21 @@ fn trouble(order: &Order) -> Result<Tally, Failure> {
 
 /// Odd seeds ask a real Redis, if there is one to start.
 fn one_copy(order: &Order) -> Result<Tally, Failure> {
-    let redis = Redis::start();
+    let has_redis = Command::new("redis-server").arg("--version").output().is_ok();
+    let redis = has_redis.then(RedisServer::start);
     if redis.is_none() {
         eprintln!("one-copy-guard: no redis-server here, the embedded cache stands in for it");
     }
     each_seed(order, |seed| {
         let on_redis = redis.as_ref().filter(|_| seed % 2 == 1);
-        let history = trial::leases(seed, on_redis.map(|redis| redis.addr))?;
+        let history =
+            trial::leases(seed, on_redis.map(|redis| SocketAddr::from(([127, 0, 0, 1], redis.port()))))?;
         trial::herd(seed, None)?;
         let mut tally = Tally::of(1);
         tally.count("operations", history.len() as u64);
         tally.count("on Redis", u64::from(on_redis.is_some()));
         Ok(tally)
     })
-}
-
-/// A Redis on a free port, killed when dropped.
-struct Redis {
-    child: Child,
-    addr: SocketAddr,
-}
-
-impl Redis {
-    fn start() -> Option<Self> {
-        let addr = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?;
-        let child = Command::new("redis-server")
-            .args([
-                "--port",
-                &addr.port().to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-            ])
-            .stdout(Stdio::null())
-            .spawn()
-            .ok()?;
-        let redis = Self { child, addr };
-        let listens = || TcpStream::connect(addr).is_ok();
-        for _ in 0..500 {
-            if listens() {
-                return Some(redis);
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        None
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
 }
 
 /// The `n`th unit hunts fault `n % 7`, from seed `40 n` on.

@@ -8,13 +8,12 @@ mod bytes;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use herdsman_testkit::{Process, RedisServer, TempDir, wait_for_port};
+use herdsman_testkit::{Process, RedisServer, TempDir, self_signed, wait_for_port};
 
 use self::bytes::Numbers;
 use super::script::Script;
@@ -62,7 +61,7 @@ fn attack(order: &Order) -> Result<Tally, String> {
     house.good.tell("phase attack")?;
     let before = house.resident();
     let (peak, stop) = (AtomicU64::new(before), AtomicBool::new(false));
-    let pids = [house.server.pid(), house.sidecar.pid()];
+    let pids = [house.server.process.pid(), house.sidecar.pid()];
     let doors = house.doors;
     let kept = Mutex::new(VecDeque::new());
     let mut idle = Vec::new();
@@ -87,7 +86,7 @@ fn attack(order: &Order) -> Result<Tally, String> {
         outcome
     });
     let mut tally = outcome.map_err(|failure| format!("seed {}: {}", failure.seed, failure.what))?;
-    if !house.server.is_running() || !house.sidecar.is_running() {
+    if !house.server.process.is_running() || !house.sidecar.is_running() {
         return Err("the server or the sidecar has ended".to_owned());
     }
     let grown = peak.load(Ordering::Relaxed).saturating_sub(before);
@@ -268,14 +267,14 @@ fn answered_at_length(door: usize) -> Vec<u8> {
 impl House {
     fn open() -> Result<Self, String> {
         let folder = TempDir::new().map_err(|error| error.to_string())?;
-        certificates(folder.path())?;
+        let (pem, key) = self_signed(folder.path(), "server", "/CN=localhost", "IP:127.0.0.1");
         let [plain, tls, sasl, resp] = [(); 4].map(|()| free_address());
         let at = |name: &str| folder.path().join(name).display().to_string();
         let config = format!(
             "kafka = '{plain}'\n[[listeners]]\naddress = '{tls}'\nprotocol = 'SSL'\ncertificate = '{}'\nkey = '{}'\n\
              [[listeners]]\naddress = '{sasl}'\nprotocol = 'SASL_PLAINTEXT'\n[security.users.ana]\npassword_file = '{}'\n",
-            at("server.pem"),
-            at("server.key"),
+            pem.display(),
+            key.display(),
             at("password"),
         );
         let write =
@@ -291,7 +290,7 @@ impl House {
         let http: SocketAddr = server.http.parse().map_err(|_| format!("no address: {}", server.http))?;
         let doors = [plain, tls, sasl, http, resp];
         let addresses = doors.map(|door| door.to_string());
-        let ca = at("server.pem");
+        let ca = pem.display().to_string();
         let mut arguments: Vec<&str> = addresses.iter().map(String::as_str).collect();
         arguments.push(&ca);
         let mut good = Script::start("hostile/good.py", &arguments)?;
@@ -300,29 +299,6 @@ impl House {
     }
 
     fn resident(&self) -> u64 {
-        resident_bytes(self.server.pid()) + resident_bytes(self.sidecar.pid())
+        resident_bytes(self.server.process.pid()) + resident_bytes(self.sidecar.pid())
     }
-}
-
-/// A certificate for 127.0.0.1 that vouches for itself.
-fn certificates(folder: &Path) -> Result<(), String> {
-    let output = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"])
-        .args(["-keyout", "server.key", "-out", "server.pem"])
-        .current_dir(folder)
-        .output()
-        .map_err(|error| format!("openssl: {error}"))?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    if output.status.success() { Ok(()) } else { Err(format!("openssl: {said}")) }
 }

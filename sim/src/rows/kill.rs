@@ -92,7 +92,7 @@ fn one_server(seed: u64, kills: u64) -> Result<(Tally, Vec<Duration>), String> {
     for kill in seed..seed + kills {
         let random = kill.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
         std::thread::sleep(Duration::from_millis(60 + random % 400));
-        server.kill();
+        server.process.kill();
         server = Server::start(&data, &["--kafka", &address])?;
         ready.push(server.ready);
     }

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use herdsman_host::{Crash, Seed, SimClock, SimDisk};
 use herdsman_record::{Batch, TopicPartition};
 
-use crate::house::{Claim, House, Protocol, batch, configs};
+use crate::connection::configs;
+use crate::house::{Claim, House, Protocol, batch};
 use crate::row::each_seed;
 use crate::script::EPOCH_MS;
 use crate::{Row, Tally};

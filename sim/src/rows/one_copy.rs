@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use herdsman_host::{Seed, SimClock, SimDisk};
 use herdsman_record::TopicPartition;
 
-use crate::house::{House, batch, configs};
+use crate::connection::configs;
+use crate::house::{House, batch};
 use crate::row::each_seed;
 use crate::script::EPOCH_MS;
 use crate::{Row, Tally};
@@ -91,7 +92,7 @@ fn one(number: u64) -> Result<Tally, String> {
                 let (time, histories, disk) = (&time, &histories, &disk);
                 scope.spawn(move || {
                     // each client has its own connection
-                    let Ok(client) = House::beside(broker) else { return };
+                    let client = House::beside(broker);
                     for _ in 0..OPERATIONS / CLIENTS / 2 {
                         if disk.is_dead() {
                             return;

@@ -3,14 +3,13 @@
 //! Run against the broker, not the log alone: what is lost when the power goes shows in transactions, group offsets, event
 //! ids and ACLs too. Images are numbered: [`PER_SCRIPT`] of one script, spread over its steps, then the next script.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use herdsman_host::{Seed, SimClock};
 
-use crate::house::{FOLDER, House};
+use crate::house::House;
 use crate::row::each_seed;
-use crate::script::{EPOCH_MS, Promises, run};
+use crate::script::{EPOCH_MS, Promises, record};
 use crate::tape::{Cut, Tape};
 use crate::{Failure, Order, Row, Tally};
 
@@ -33,16 +32,6 @@ const STRIDE: u64 = 1_000_003;
 
 type Recorded = Arc<(Tape, Promises)>;
 
-fn record(number: u64) -> Result<Recorded, String> {
-    let seed = Seed::new(number).stream("power cut");
-    let tape = Tape::new(&seed);
-    let counted = tape.clone();
-    let steps = move || counted.steps();
-    let (promises, house) = run(Arc::new(tape.clone()), Path::new(FOLDER), &steps, &seed, OPERATIONS)?;
-    drop(house);
-    Ok(Arc::new((tape, promises)))
-}
-
 fn images(order: &Order) -> Result<Tally, Failure> {
     let scripts: Mutex<Option<(u64, Recorded)>> = Mutex::default();
     let script = |number: u64| -> Result<Recorded, String> {
@@ -50,7 +39,9 @@ fn images(order: &Order) -> Result<Tally, Failure> {
         match held.as_ref().filter(|(known, _)| *known == number) {
             Some((_, script)) => Ok(Arc::clone(script)),
             None => {
-                let script = record(number)?;
+                let (tape, promises, house) = record("power cut", number, OPERATIONS)?;
+                drop(house);
+                let script = Arc::new((tape, promises));
                 *held = Some((number, Arc::clone(&script)));
                 Ok(script)
             }

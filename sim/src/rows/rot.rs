@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use herdsman_host::{Disk as _, Seed, SimClock, SimDisk};
 
-use crate::house::{FOLDER, House};
+use crate::house::House;
 use crate::row::each_seed;
-use crate::script::{EPOCH_MS, Promises, run};
+use crate::script::{EPOCH_MS, Promises, record};
 use crate::tape::Tape;
 use crate::{Failure, Order, Row, Tally};
 
@@ -43,12 +43,8 @@ struct Folder {
     ends: [usize; 2],
 }
 
-fn record(number: u64) -> Result<Folder, String> {
-    let seed = Seed::new(number).stream("rot");
-    let tape = Tape::new(&seed);
-    let counted = tape.clone();
-    let steps = move || counted.steps();
-    let (promises, house) = run(Arc::new(tape.clone()), Path::new(FOLDER), &steps, &seed, OPERATIONS)?;
+fn folder(number: u64) -> Result<Folder, String> {
+    let (tape, promises, house) = record("rot", number, OPERATIONS)?;
     let killed = tape.steps();
     house.broker.sync().map_err(|error| error.to_string())?;
     let ends = [killed, tape.steps()];
@@ -66,7 +62,7 @@ enum Rot {
 }
 
 fn folders(order: &Order) -> Result<Tally, Failure> {
-    let made: Result<Vec<Folder>, String> = (0..SCRIPTS).map(record).collect();
+    let made: Result<Vec<Folder>, String> = (0..SCRIPTS).map(folder).collect();
     let made = made.map_err(|what| Failure { seed: order.from, what })?;
     each_seed(order, |number| {
         let mut seed = Seed::new(number).stream("rot");

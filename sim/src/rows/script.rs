@@ -2,12 +2,14 @@
 
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+
+use herdsman_testkit::Process;
 
 /// A running script; killed, by its id, when dropped.
 #[derive(Debug)]
 pub struct Script {
-    child: Child,
+    process: Process,
     told: ChildStdin,
     said: Lines<BufReader<ChildStdout>>,
 }
@@ -29,7 +31,7 @@ impl Script {
             .map_err(|error| format!("{name}: {error}"))?;
         let pipes = (child.stdin.take(), child.stdout.take());
         let (Some(told), Some(out)) = pipes else { return Err(format!("{name}: no pipes")) };
-        Ok(Self { child, told, said: BufReader::new(out).lines() })
+        Ok(Self { process: child.into(), told, said: BufReader::new(out).lines() })
     }
 
     /// Tells it a line.
@@ -52,14 +54,6 @@ impl Script {
     /// What it says until it ends, and whether it ended well.
     pub fn end(mut self) -> (String, bool) {
         let rest: Vec<String> = self.said.by_ref().map_while(Result::ok).collect();
-        let well = self.child.wait().is_ok_and(|status| status.success());
-        (rest.join("\n"), well)
-    }
-}
-
-impl Drop for Script {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        (rest.join("\n"), self.process.wait())
     }
 }

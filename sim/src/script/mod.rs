@@ -8,13 +8,14 @@ mod check;
 mod lost;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
-use herdsman_host::{Clock as _, Disk, Seed, SimClock};
+use herdsman_host::{Clock as _, Seed, SimClock};
 use herdsman_record::TopicPartition;
 
-use crate::house::{Claim, House, Protocol, batch, configs};
+use crate::connection::configs;
+use crate::house::{Claim, House, Protocol, batch};
+use crate::tape::Tape;
 
 pub use check::Promises;
 pub use lost::Lost;
@@ -408,20 +409,17 @@ impl<'a> Script<'a> {
     }
 }
 
-/// Runs the script on `disk`.
+/// Runs script `number` of those called `label` on a recorded disk; the broker is still open.
 ///
 /// # Errors
 /// What was refused that should not be.
-pub fn run(
-    disk: Arc<dyn Disk>,
-    folder: &Path,
-    steps: &dyn Fn() -> usize,
-    seed: &Seed,
-    operations: usize,
-) -> Result<(Promises, House), String> {
+pub fn record(label: &str, number: u64, operations: usize) -> Result<(Tape, Promises, House), String> {
+    let seed = Seed::new(number).stream(label);
+    let tape = Tape::new(&seed);
     let clock = Arc::new(SimClock::new(EPOCH_MS));
     let shared_clock = Arc::clone(&clock) as Arc<dyn herdsman_host::Clock>;
-    let house = House::open_at(disk, folder, shared_clock, seed)?;
-    let promises = Script::begin(&house, &clock, steps, seed)?.run(operations)?;
-    Ok((promises, house))
+    let house = House::open(Arc::new(tape.clone()), shared_clock, &seed)?;
+    let steps = || tape.steps();
+    let promises = Script::begin(&house, &clock, &steps, &seed)?.run(operations)?;
+    Ok((tape, promises, house))
 }

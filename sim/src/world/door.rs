@@ -1,8 +1,6 @@
 //! How the simulated clients reach the broker: a request built, handed in without a socket, and what its answer says.
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use herdsman_broker::Broker;
@@ -27,11 +25,11 @@ use herdsman_wire::kafka_protocol::messages::{
     FetchRequest, GroupId, InitProducerIdRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest,
     ProducerId, RequestKind, ResponseKind, TopicName, TransactionalId, TxnOffsetCommitRequest,
 };
-use herdsman_wire::kafka_protocol::protocol::StrBytes;
-use herdsman_wire::{FetchReply, Handler, Head, Peer, Reply, Request, ShareExtras};
+use herdsman_wire::{FetchReply, Reply};
 use uuid::Uuid;
 
 use super::plant::Fault;
+use crate::connection::{Connection, batches, text, topic};
 
 /// Transactions are given up by the broker after this time.
 pub const TRANSACTION_TIMEOUT_MS: i32 = 4_000;
@@ -98,14 +96,6 @@ pub struct Page {
     pub aborted: Vec<(i64, i64)>,
     /// The batches.
     pub batches: Vec<Batch>,
-}
-
-fn text(value: &str) -> StrBytes {
-    StrBytes::from_string(value.to_owned())
-}
-
-fn topic(at: &TopicPartition) -> TopicName {
-    TopicName(text(&at.topic))
 }
 
 fn group_id(group: &str) -> GroupId {
@@ -221,8 +211,7 @@ impl Ask {
 pub struct Door {
     /// The broker.
     pub broker: Arc<Broker>,
-    peer: Arc<Peer>,
-    session: <Broker as Handler>::Session,
+    connection: Connection,
     planted: Option<Fault>,
 }
 
@@ -230,20 +219,8 @@ impl Door {
     /// Connects.
     #[must_use]
     pub fn new(broker: Broker, planted: Option<Fault>) -> Self {
-        let local = std::net::SocketAddr::from(([127, 0, 0, 1], 9092));
-        let peer = Arc::new(Peer { id: 0, remote: local, local, listener: Arc::default(), subject: None });
-        let session = broker.connect(&peer);
-        Self { broker: Arc::new(broker), peer, session, planted }
-    }
-
-    fn call(&mut self, (api, version, body): (ApiKey, i16, RequestKind)) -> Result<Reply, String> {
-        let head = Head { api_key: api as i16, api_version: version, correlation_id: 0, client_id: None };
-        let request = Request { head, api, body, share: ShareExtras::default() };
-        let answer = pin!(self.broker.handle(&self.peer, &mut self.session, request));
-        match answer.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(answer) => Ok(answer.reply),
-            Poll::Pending => Err(format!("{api:?} is not answered")),
-        }
+        let broker = Arc::new(broker);
+        Self { connection: Connection::new(Arc::clone(&broker)), broker, planted }
     }
 
     /// Hands a request in and reads the answer.
@@ -251,7 +228,8 @@ impl Door {
     /// # Errors
     /// The request is not answered, or by something else than its API's answer.
     pub fn ask(&mut self, ask: &Ask) -> Result<Answer, String> {
-        match self.call(ask.request())? {
+        let (api, version, body) = ask.request();
+        match self.connection.call(api, version, body)? {
             Reply::Message(reply) => {
                 read(*reply).ok_or_else(|| format!("an answer without its part to {ask:?}"))
             }
@@ -284,7 +262,7 @@ impl Door {
             .with_session_id(session.0)
             .with_session_epoch(session.1)
             .with_topics(topics.collect());
-        match self.call((ApiKey::Fetch, FETCH, body.into()))? {
+        match self.connection.call(ApiKey::Fetch, FETCH, body)? {
             Reply::Fetch(reply) => Ok(reply),
             other => Err(format!("{other:?} answers a fetch")),
         }
@@ -317,21 +295,13 @@ impl Door {
 /// # Errors
 /// Bytes that are no batches, or whose CRC is wrong.
 pub fn page_of(reply: herdsman_wire::PartitionReply) -> Result<Page, String> {
-    let mut batches = Vec::new();
-    for mut bytes in reply.records {
-        while !bytes.is_empty() {
-            let batch = Batch::split_first(&mut bytes).map_err(|error| error.to_string())?;
-            batch.check_crc().map_err(|error| error.to_string())?;
-            batches.push(batch);
-        }
-    }
     Ok(Page {
         code: reply.error_code,
         high_watermark: reply.high_watermark,
         last_stable: reply.last_stable_offset,
         start: reply.log_start_offset,
         aborted: reply.aborted.unwrap_or_default(),
-        batches,
+        batches: batches(reply.records).map_err(|error| error.to_string())?,
     })
 }
 

@@ -20,15 +20,16 @@ use std::sync::Arc;
 
 use herdsman_broker::transaction::TransactionConfig;
 use herdsman_broker::{Broker, BrokerConfig};
-use herdsman_host::{Clock, Crash, Seed, SimClock, SimDisk};
+use herdsman_host::{Clock, Crash, PlantedDisk, Seed, SimClock, SimDisk};
 use herdsman_log::LogConfig;
 use herdsman_record::TopicPartition;
 
 use crate::Tally;
+use crate::connection::configs;
 use client::{Producer, Style};
 use door::{Answer, Ask, Door};
 use group::Member;
-use plant::{Fault, FaultyDisk};
+use plant::Fault;
 use session::SessionReader;
 use truth::{Kind, Part, Truth};
 
@@ -106,10 +107,6 @@ pub struct World {
     hash: u64,
     trace: Vec<String>,
     keeps_trace: bool,
-}
-
-fn configs(set: &[(&str, &str)]) -> BTreeMap<String, String> {
-    set.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 impl World {
@@ -231,7 +228,8 @@ impl World {
             ..BrokerConfig::default()
         };
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
-        let disk = Arc::new(FaultyDisk(self.disk.clone(), self.planted));
+        let fault = self.planted.map(|planted| move |path: &Path, call| planted.fate(path, call));
+        let disk = Arc::new(PlantedDisk::new(self.disk.clone(), fault));
         let opened = Broker::open(disk, Path::new("/data"), clock, self.log_config.clone(), config);
         let (broker, report) = opened.map_err(|error| format!("the broker does not open: {error}"))?;
         self.note(|| format!("open: {report:?}"));

@@ -3,11 +3,10 @@
 //! A switch inside the product would have to be kept out of the shipped program, which one build of the whole workspace shares
 //! features with; a fault at a door shows the same to clients and costs the product nothing.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
-use herdsman_host::{Disk, DiskFile, LockError, LockGuard, SimDisk};
+use herdsman_host::{Call, Fate};
 use herdsman_record::{Batch, BatchBuilder, Compression, Header};
 
 use super::door::{Answer, Ask, Claim, Page};
@@ -87,80 +86,6 @@ pub const FAULTS: [(Fault, &str); 22] = [
     (Fault::FetchSessionStale, "fetch_session_stale"),
 ];
 
-/// A simulated disk that may carry a fault.
-pub struct FaultyDisk(pub SimDisk, pub Option<Fault>);
-
-struct FaultyFile(Box<dyn DiskFile>, Option<Fault>, PathBuf);
-
-impl Disk for FaultyDisk {
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.create_dir(path)
-    }
-    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        self.0.list(path)
-    }
-    fn exists(&self, path: &Path) -> bool {
-        self.0.exists(path)
-    }
-    fn open(&self, path: &Path, create: bool) -> io::Result<Box<dyn DiskFile>> {
-        let file = self.0.open(path, create)?;
-        Ok(if self.1.is_none() { file } else { Box::new(FaultyFile(file, self.1, path.to_owned())) })
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.0.remove(path)
-    }
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.remove_dir(path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.sync_dir(path)
-    }
-    fn lock(&self, path: &Path, holder: &str) -> Result<LockGuard, LockError> {
-        self.0.lock(path, holder)
-    }
-}
-
-impl FaultyFile {
-    fn is_segment(&self) -> bool {
-        self.2.extension().is_some_and(|extension| extension == "log")
-    }
-    fn is_journal(&self) -> bool {
-        self.2.file_stem().is_some_and(|stem| stem == "journal")
-    }
-}
-
-impl DiskFile for FaultyFile {
-    fn write_at(&self, position: u64, bytes: &[u8]) -> io::Result<()> {
-        if self.1 == Some(Fault::AtomicAppendInPart) && self.is_journal() {
-            return Ok(());
-        }
-        self.0.write_at(position, bytes)
-    }
-    fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read_at(position, buffer)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn truncate(&self, len: u64) -> io::Result<()> {
-        if self.1 == Some(Fault::TornTailAccepted) && self.is_segment() {
-            Ok(())
-        } else {
-            self.0.truncate(len)
-        }
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        match self.1 {
-            Some(Fault::AckBeforeSync) if self.is_segment() || self.is_journal() => Ok(()),
-            Some(Fault::SyncErrorRetried) => self.0.sync_data().or_else(|_| self.0.sync_data()),
-            _ => self.0.sync_data(),
-        }
-    }
-}
-
 /// The records of a batch, sent by nobody.
 fn anonymous(bytes: &Bytes) -> Bytes {
     let mut builder = BatchBuilder::new();
@@ -173,6 +98,19 @@ fn anonymous(bytes: &Bytes) -> Bytes {
 }
 
 impl Fault {
+    /// What becomes of a call on the file at `path`.
+    pub fn fate(self, path: &Path, call: Call) -> Fate {
+        let is_segment = path.extension().is_some_and(|extension| extension == "log");
+        let is_journal = path.file_stem().is_some_and(|stem| stem == "journal");
+        match (self, call) {
+            (Self::AckBeforeSync, Call::Sync) if is_segment || is_journal => Fate::Skipped,
+            (Self::SyncErrorRetried, Call::Sync) => Fate::Retried,
+            (Self::AtomicAppendInPart, Call::Write) if is_journal => Fate::Skipped,
+            (Self::TornTailAccepted, Call::Truncate) if is_segment => Fate::Skipped,
+            _ => Fate::Done,
+        }
+    }
+
     /// What reaches the broker of a request; `present`: the producer that its transactional id has now, `is_known`: its batch was
     /// acknowledged before a start. `None`: nothing does.
     pub fn on_request(self, ask: &Ask, present: Option<Claim>, is_known: bool) -> Option<Ask> {

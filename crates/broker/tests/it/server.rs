@@ -1,10 +1,10 @@
 //! Starts the example `serve` as a real process on a free loopback port, and finds the Python clients.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+pub(crate) use herdsman_testkit::free_port;
 use herdsman_testkit::test_cache;
 
 /// A broker process; killed without notice when dropped.
@@ -62,11 +62,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// A port nobody listens on.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn build_dir() -> PathBuf {

@@ -1,16 +1,38 @@
 //! Faults planted on purpose, one at a time, so that the trials can be seen to find them. Outside tests and the feature `trial` there is none, and
 //! every question for one is answered when it is compiled.
 
+/// Faults that may be planted into the engine; each bit somebody once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(any(test, feature = "trial")), allow(dead_code, reason = "only trials plant"))]
-pub(crate) enum Fault {
+pub enum Fault {
+    /// A lease that outlives its holder for ever.
     LeaseHeldByTheDead,
+    /// "Does not exist" is remembered for ever.
     NegativeCacheNeverExpires,
+    /// A value is written though its lease was deleted while it was loaded.
     StaleFillAfterDelete,
+    /// A look-up does not join the flight of its key.
     TwoFlightsForOneKey,
+    /// Answers are given to the next key of the batch.
     ReplyToTheWrongRequest,
+    /// A full batch keeps no places for the less urgent lanes.
     LaneStarvation,
+    /// The tuner keeps whatever it tries.
     TunerOscillates,
+}
+
+#[cfg(any(test, feature = "trial"))]
+impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::LeaseHeldByTheDead,
+        Self::NegativeCacheNeverExpires,
+        Self::StaleFillAfterDelete,
+        Self::TwoFlightsForOneKey,
+        Self::ReplyToTheWrongRequest,
+        Self::LaneStarvation,
+        Self::TunerOscillates,
+    ];
 }
 
 /// The fault in force.

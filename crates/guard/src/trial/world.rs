@@ -163,7 +163,7 @@ impl World {
         let near = Arc::new(NearCache::new(self.config.near_capacity));
         let counters = Arc::new(Counters::default());
         let core = Core::new(self.config.clone(), Arc::clone(&near), counters, self.random.next_u64());
-        let core = core.with_planted(self.fault.map(Fault::planted));
+        let core = core.with_planted(self.fault);
         let invalidated = vec![0; self.record.len()];
         Process { life: self.lives, core, near, invalidated, asked: Vec::new(), loads: 0, wake_ns: u64::MAX }
     }

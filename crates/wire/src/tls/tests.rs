@@ -1,28 +1,9 @@
 use super::*;
 
-/// A certificate and its key, made by `openssl` in `folder`.
+/// A certificate and its key, made in `folder`.
 fn certificate(folder: &Path, name: &str) -> TlsFiles {
-    let path = |suffix: &str| folder.join(format!("{name}.{suffix}"));
-    let made = std::process::Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args(["-subj", &format!("/O=Hunt/CN={name}"), "-keyout"])
-        .arg(path("key"))
-        .arg("-out")
-        .arg(path("pem"))
-        .output()
-        .expect("openssl is installed (apt-get install openssl)");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    TlsFiles { certificate: path("pem"), key: path("key"), ..TlsFiles::default() }
+    let (certificate, key) = herdsman_testkit::self_signed(folder, name, &format!("/O=Hunt/CN={name}"), "");
+    TlsFiles { certificate, key, ..TlsFiles::default() }
 }
 
 fn refusal(files: TlsFiles) -> String {

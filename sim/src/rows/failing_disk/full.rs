@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::client::Client;
-use super::{Server, TOPIC, Tools};
+use super::{TOPIC, Tools, port_of, start};
 use crate::Tally;
 use crate::house::batch;
 use crate::script::EPOCH_MS;
@@ -48,11 +48,9 @@ pub(super) fn run(tools: &Tools) -> Result<Tally, String> {
     };
     let filler = mount.0.join("filler");
     std::fs::write(&filler, vec![1; (64 << 20) - FREE]).map_err(|error| error.to_string())?;
-    let server = Server::start(tools, &mount.0.join("data"), &[])?;
-    let Some(port) = server.port else {
-        return Err("does not start on an almost full file system".to_owned());
-    };
-    fill(port, &filler).map_err(|what| format!("on a full file system: {what}"))?;
+    let server = start(tools, &mount.0.join("data"), &[])
+        .map_err(|what| format!("does not start on an almost full file system: {what}"))?;
+    fill(port_of(&server)?, &filler).map_err(|what| format!("on a full file system: {what}"))?;
     drop(server);
     tally.count("full file systems", 1);
     Ok(tally)

@@ -11,9 +11,9 @@ mod client;
 mod full;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 
 use herdsman_host::{RealClock, RealDisk, Seed};
@@ -22,6 +22,7 @@ use herdsman_record::TopicPartition;
 use crate::house::{Claim, House, batch};
 use crate::row::each_seed;
 use crate::script::EPOCH_MS;
+use crate::server::Server;
 use crate::{Failure, Order, Row, Tally};
 use client::Client;
 
@@ -46,10 +47,9 @@ const TOPIC: &str = "finds";
 /// Writes after the call that failed.
 const WRITES_AFTER: u64 = 6;
 
-/// The library and the program.
+/// The library, and where the runs have their data.
 struct Tools {
     shim: PathBuf,
-    program: PathBuf,
     folder: tempfile::TempDir,
 }
 
@@ -57,19 +57,6 @@ struct Tools {
 fn place() -> std::io::Result<tempfile::TempDir> {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }
-}
-
-/// The program under test: `HERDSMAN_BIN`, or the one built beside this one.
-fn program() -> Result<PathBuf, String> {
-    if let Some(set) = std::env::var_os("HERDSMAN_BIN") {
-        return Ok(set.into());
-    }
-    let own = std::env::current_exe().map_err(|error| error.to_string())?;
-    let found =
-        own.ancestors().skip(1).take(2).map(|folder| folder.join("herdsman")).find(|path| path.is_file());
-    found.ok_or_else(|| {
-        "no herdsman beside this program: cargo build --release, or set HERDSMAN_BIN".to_owned()
-    })
 }
 
 impl Tools {
@@ -83,7 +70,7 @@ impl Tools {
         if !done.status.success() {
             return Err(format!("cc: {}", String::from_utf8_lossy(&done.stderr)));
         }
-        Ok(Self { shim, program: program()?, folder })
+        Ok(Self { shim, folder })
     }
 }
 
@@ -95,46 +82,19 @@ fn runs(order: &Order) -> Result<Tally, Failure> {
     Ok(tally)
 }
 
-/// A running server; killed when dropped.
-struct Server {
-    child: Child,
-    /// Port of its Kafka listener; `None`: it refused to start.
-    port: Option<u16>,
+/// Serves `data`, the failing call in `shim`.
+fn start(tools: &Tools, data: &Path, shim: &[(&str, String)]) -> Result<Server, String> {
+    let mut environment: Vec<(&str, &OsStr)> =
+        shim.iter().map(|(name, value)| (*name, value.as_ref())).collect();
+    if !shim.is_empty() {
+        environment.push(("LD_PRELOAD", tools.shim.as_os_str()));
+        environment.push(("HERDSMAN_SHIM_DIR", data.as_os_str()));
+    }
+    Server::start_within(data, &["--kafka", "127.0.0.1:0"], &environment)
 }
 
-impl Server {
-    fn start(tools: &Tools, data: &Path, shim: &[(&str, String)]) -> Result<Self, String> {
-        let mut command = Command::new(&tools.program);
-        command.args(["serve", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"]).arg(data);
-        if !shim.is_empty() {
-            command.env("LD_PRELOAD", &tools.shim).env("HERDSMAN_SHIM_DIR", data).envs(shim.iter().cloned());
-        }
-        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let mut child = child.map_err(|error| format!("{}: {error}", tools.program.display()))?;
-        let mut line = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            BufReader::new(stdout).read_line(&mut line).map_err(|error| error.to_string())?;
-        }
-        let port =
-            line.split("kafka 127.0.0.1:").nth(1).and_then(|rest| rest.split(',').next()?.parse().ok());
-        Ok(Self { child, port })
-    }
-
-    /// What it said of its refusal.
-    fn said(&mut self) -> String {
-        let mut said = String::new();
-        if let Some(mut stderr) = self.child.stderr.take() {
-            let _ended = stderr.read_to_string(&mut said);
-        }
-        said
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _reaped = self.child.wait();
-    }
+fn port_of(server: &Server) -> Result<u16, String> {
+    server.kafka.ok_or_else(|| "a ready line without a Kafka listener".to_owned())
 }
 
 /// What was acknowledged: value by offset, per partition.
@@ -157,13 +117,12 @@ fn call_fails(tools: &Tools, number: u64, call: u64, kind: &str) -> Result<Tally
         ("HERDSMAN_SHIM_TOLD", told.display().to_string()),
     ];
     let mut tally = Tally::of(1);
-    let mut server = Server::start(tools, &data, &shim)?;
+    let server = start(tools, &data, &shim);
     let mut acknowledged = Acknowledged::new();
     let mut codes = Vec::new();
-    match server.port {
-        Some(port) => write(port, &told, call, &mut acknowledged, &mut codes)?,
-        None => {
-            let said = server.said();
+    match &server {
+        Ok(server) => write(port_of(server)?, &told, call, &mut acknowledged, &mut codes)?,
+        Err(said) => {
             if !said.contains(&data.display().to_string()) {
                 return Err(format!("did not start and named no file: {said}"));
             }

@@ -23,7 +23,9 @@ static atomic_long calls;
 
 static int below(const char *path) {
     const char *dir = getenv("HERDSMAN_SHIM_DIR");
-    return dir && path && strncmp(path, dir, strlen(dir)) == 0;
+    if (!dir || !path || strncmp(path, dir, strlen(dir))) return 0;
+    char next = path[strlen(dir)];
+    return next == '/' || next == 0; /* not the log beside it */
 }
 
 static int of_folder(int fd) {
