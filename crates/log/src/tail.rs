@@ -34,8 +34,7 @@ pub(crate) struct Tail {
 }
 
 /// Memory of all tails together while nobody in this process reads: enough for the newest batches of clients at the end
-/// of a topic; those further behind read from the page cache. Memory that stays in the processor's caches is also faster:
-/// `herdsman bench bus` took 12.8 M records/s like this and 7.1 with 64 MiB.
+/// of a topic; those further behind read from the page cache.
 const UNREAD_BYTES_MAX: usize = 1 << 20;
 
 /// Memory shared by all tails. Whichever batch was appended first, of all partitions, goes first: what nobody reads (a
